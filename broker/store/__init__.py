@@ -1,0 +1,1 @@
+"""The parts of the database: tables, connections, the writer and the migrations."""

@@ -1,0 +1,1 @@
+"""Lane transports: how task envelopes reach workers."""

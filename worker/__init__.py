@@ -1,0 +1,1 @@
+"""The worker daemon: receives tasks from lanes, claims them, executes actions, reports outcomes."""

@@ -1,0 +1,1 @@
+"""What a worker can do: one file or folder per action, all behind the seam in `seam.py`."""
