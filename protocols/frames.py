@@ -8,7 +8,20 @@ from pydantic.dataclasses import dataclass
 from protocols.claim import Answer, Claim
 from protocols.codec import FrameCodec
 from protocols.outcome import KeptOutput, OutcomeReport, OutputChunk
-from protocols.values import FROZEN, Blob, Count, Flag, Id, Key, Measure, Milliseconds, Name, Seconds, Signature, Text
+from protocols.values import (
+    FROZEN,
+    Blob,
+    Count,
+    Flag,
+    Id,
+    Key,
+    Measure,
+    Milliseconds,
+    Name,
+    Seconds,
+    Signature,
+    Text,
+)
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 MAX_BATCH = 100

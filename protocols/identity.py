@@ -32,9 +32,7 @@ def sign_session(key: Ed25519PrivateKey, *, nonce: bytes, worker: str, boot_id: 
     return key.sign(_session_message(nonce, worker, boot_id))
 
 
-def verify_session(
-    identity_key: bytes, signature: bytes, *, nonce: bytes, worker: str, boot_id: str
-) -> None:
+def verify_session(identity_key: bytes, signature: bytes, *, nonce: bytes, worker: str, boot_id: str) -> None:
     """Raise Unauthenticated unless the holder of the key signed this nonce."""
     _verify(identity_key, signature, _session_message(nonce, worker, boot_id))
 

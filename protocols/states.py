@@ -30,9 +30,7 @@ LEGAL_TRANSITIONS = MappingProxyType(
         TaskState.QUEUED: frozenset(
             {TaskState.RUNNING, TaskState.SCHEDULED, TaskState.SUCCEEDED, TaskState.CANCELLED, TaskState.DEAD}
         ),
-        TaskState.RUNNING: frozenset(
-            {TaskState.SUCCEEDED, TaskState.SCHEDULED, TaskState.CANCELLED, TaskState.DEAD}
-        ),
+        TaskState.RUNNING: frozenset({TaskState.SUCCEEDED, TaskState.SCHEDULED, TaskState.CANCELLED, TaskState.DEAD}),
         TaskState.DEAD: frozenset({TaskState.SCHEDULED, TaskState.SUCCEEDED}),
         TaskState.SUCCEEDED: frozenset(),
         TaskState.CANCELLED: frozenset(),
@@ -50,9 +48,7 @@ class Priority(IntEnum):
     CRITICAL = 3
 
 
-PRIORITY_WEIGHTS = MappingProxyType(
-    {Priority.LOW: 1, Priority.NORMAL: 3, Priority.HIGH: 9, Priority.CRITICAL: 27}
-)
+PRIORITY_WEIGHTS = MappingProxyType({Priority.LOW: 1, Priority.NORMAL: 3, Priority.HIGH: 9, Priority.CRITICAL: 27})
 """Places of a window that each priority gets while all of them wait; `low` always advances."""
 
 
