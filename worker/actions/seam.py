@@ -54,7 +54,7 @@ class Invocation:
             raise InvalidInput(f"secret {name!r} did not come with the claim") from None
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the answer to being cancelled
+class Stopped(Exception):
     """Raised by an action that was cancelled, to tell what it could find out about its effect."""
 
     def __init__(self, outcome: Outcome) -> None:
