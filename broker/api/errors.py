@@ -1,0 +1,90 @@
+"""Errors as answers: one body for all of them, and never a traceback, nor what the client sent."""
+
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse
+
+from protocols.errors import (
+    InvalidInput,
+    MethodNotAllowed,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    WarrenError,
+)
+
+RETRY_AFTER_S = 1
+_PLACES = frozenset({"body", "query", "path", "header"})
+
+_log = structlog.get_logger(__name__)
+
+
+def error_response(error: WarrenError, request_id: str) -> JSONResponse:
+    """Return the answer that `error` becomes."""
+    headers = {}
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="warren"'
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    body = {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "field": error.field,
+            "hint": error.hint,
+            "request_id": request_id,
+        },
+        "detail": error.message,
+    }
+    return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+def add_error_handlers(api: FastAPI) -> None:
+    """Have every error of a handler answered by `error_response`; unforeseen ones reach the middleware."""
+    api.add_exception_handler(WarrenError, _on_warren_error)
+    api.add_exception_handler(RequestValidationError, _on_invalid_request)
+    api.add_exception_handler(HTTPException, _on_http_error)
+
+
+def request_id(connection: HTTPConnection) -> str:
+    """Return the id that this request's answer and log lines carry."""
+    return str(connection.scope["request_id"])
+
+
+async def _on_warren_error(request: Request, error: Exception) -> JSONResponse:
+    known = error if isinstance(error, WarrenError) else WarrenError()
+    if known.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.warning("request_failed", code=known.code, error=known.message)
+    return error_response(known, request_id(request))
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    where = [str(part) for part in problems[0]["loc"]] if problems else []
+    if where and where[0] in _PLACES:
+        where = where[1:]
+    field = ".".join(where)[:200] or None
+    # Only the message: pydantic's `input` and `ctx` may hold a secret.
+    message = str(problems[0]["msg"]).removeprefix("Value error, ") if problems else "the request cannot be understood"
+    known = InvalidInput(f"{field}: {message}" if field else message, field=field)
+    return error_response(known, request_id(request))
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
+    known: WarrenError
+    if status == HTTPStatus.NOT_FOUND:
+        known = NotFound(f"there is nothing at {request.url.path[:200]!r}", hint="the API begins at /api/v1")
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        known = MethodNotAllowed(f"{request.url.path[:200]!r} does not take {request.method}")
+    else:
+        known = InvalidInput("the request cannot be understood")
+    response = error_response(known, request_id(request))
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response

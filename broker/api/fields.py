@@ -1,0 +1,23 @@
+"""Kinds of form fields that several nouns share."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from protocols.errors import InvalidName
+from protocols.names import check_name
+
+
+def _checked(name: str) -> str:
+    try:
+        return check_name(name)
+    except InvalidName as error:
+        raise InvalidName(error.message, field="name") from error
+
+
+NewName = Annotated[str, AfterValidator(_checked)]
+"""A name that can stand in lane names and addresses."""
+Reference = Annotated[str, Field(min_length=1, max_length=128)]
+"""The id or name of something that exists."""
+Line = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""Some words without control characters."""

@@ -1,0 +1,116 @@
+"""`/secrets`: API keys, private keys and passwords. Their values go in and never come out again."""
+
+import asyncio
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Response
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+from sqlalchemy.engine import Connection
+
+from broker.api.auth import Admin, Control
+from broker.api.fields import Line, NewName
+from broker.api.paging import Windowed, read_page
+from broker.api.strict_json import StrictRoute
+from broker.control import ControlPlane
+from broker.resources import SECRET, find
+from broker.store.tables import secrets
+from broker.views import Page, Time, View
+from protocols.errors import InvalidInput
+
+MAX_VALUE_BYTES = 64 * 1024
+_LAST_YEAR = 9000
+
+router = APIRouter(prefix="/secrets", tags=["secrets"], route_class=StrictRoute)
+
+
+def _bounded(value: SecretStr) -> SecretStr:
+    size = len(value.get_secret_value().encode())
+    if not 1 <= size <= MAX_VALUE_BYTES:
+        raise ValueError(f"write 1 to {MAX_VALUE_BYTES:,} bytes")
+    return value
+
+
+class SecretChange(BaseModel):
+    """What shall change; the rest stays."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    name: NewName = ""
+    value: Annotated[SecretStr, AfterValidator(_bounded)] = SecretStr("")
+    category: Annotated[Line, Field(max_length=64)] | None = None
+    expires_at: AwareDatetime | None = None
+
+
+class SecretForm(SecretChange):
+    """A new secret."""
+
+    name: NewName
+    value: Annotated[SecretStr, AfterValidator(_bounded)]
+
+
+class SecretView(View):
+    """A secret, without its value."""
+
+    id: str
+    name: str
+    category: str | None
+    version: int
+    expires_at: Time | None
+    created_at: Time
+    updated_at: Time
+
+
+@router.get("", operation_id="listSecrets")
+async def list_secrets(control: Control, _: Admin, window: Windowed) -> Page[SecretView]:
+    """List secrets."""
+    page = read_page(sa.select(secrets), secrets.c.id, window, SecretView.model_validate)
+    return await asyncio.wrap_future(control.store.read(page))
+
+
+@router.post("", status_code=201, operation_id="createSecret")
+async def create(control: Control, admin: Admin, form: SecretForm, response: Response) -> SecretView:
+    """Add a secret."""
+    secret_id = await asyncio.wrap_future(control.resources.create(SECRET, _fields(form), admin.name))
+    response.headers["Location"] = f"/api/v1/secrets/{secret_id}"
+    return await _read(control, secret_id)
+
+
+@router.get("/{reference}", operation_id="getSecret")
+async def show(control: Control, _: Admin, reference: str) -> SecretView:
+    """Return what is known of a secret, by id or name."""
+    return await _read(control, reference)
+
+
+@router.put("/{reference}", operation_id="replaceSecret")
+@router.patch("/{reference}", operation_id="changeSecret")
+async def change(control: Control, admin: Admin, reference: str, form: SecretChange) -> SecretView:
+    """Change what the form names; a new value makes a new version."""
+    changed = control.resources.change(SECRET, reference, _fields(form), admin.name)
+    return await _read(control, await asyncio.wrap_future(changed))
+
+
+@router.delete("/{reference}", status_code=204, operation_id="deleteSecret")
+async def delete(control: Control, admin: Admin, reference: str) -> Response:
+    """Delete a secret that no provider or connection uses."""
+    await asyncio.wrap_future(control.resources.delete(SECRET, reference, admin.name))
+    return Response(status_code=204)
+
+
+def _fields(form: SecretChange) -> dict[str, Any]:
+    """Return what the form names, as it is stored."""
+    fields = form.model_dump(include=form.model_fields_set)
+    if "value" in fields:
+        fields["value"] = form.value.get_secret_value().encode()
+    if form.expires_at is not None:
+        if form.expires_at.year > _LAST_YEAR or form.expires_at.timestamp() < 0:
+            raise InvalidInput("that time is out of range", field="expires_at")
+        fields["expires_at"] = int(form.expires_at.timestamp() * 1000)
+    return fields
+
+
+async def _read(control: ControlPlane, reference: str) -> SecretView:
+    def read(connection: Connection) -> SecretView:
+        return SecretView.model_validate(find(connection, SECRET, reference))
+
+    return await asyncio.wrap_future(control.store.read(read))

@@ -1,0 +1,40 @@
+"""What the parts of a running control plane know of each other."""
+
+import asyncio
+from dataclasses import dataclass
+
+from broker.events import Journal
+from broker.fleet import Fleet
+from broker.keys import Keys
+from broker.live import LiveOutput
+from broker.resources import Resources
+from broker.sessions import Sessions
+from broker.settings import Settings
+from broker.store.store import Store
+from broker.submit import Submitter
+from broker.tasks import Tasks
+from broker.vault import Vault
+from protocols.clock import Clock
+from protocols.lanes.direct import DirectBroker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlane:
+    """One value with every part that the HTTP surface needs; made in `broker.app`."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    vault: Vault
+    keys: Keys
+    fleet: Fleet
+    resources: Resources
+    submitter: Submitter
+    tasks: Tasks
+    sessions: Sessions
+    journal: Journal
+    live: LiveOutput
+    lanes: DirectBroker
+    stopping: asyncio.Event
+    started_at: int
+    """Milliseconds since the epoch."""

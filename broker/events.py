@@ -1,0 +1,130 @@
+"""The journal: what happened to tasks and workers, in one order, for everyone who wants to follow."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from broker.store.store import Store
+from broker.store.tables import events, tasks
+from broker.store.writer import Transaction
+from protocols.states import FINISHED_STATES, TaskState
+
+_PAGE = 500
+_GLANCE_S = 1.0
+"""How long a reader sleeps at most: `stopping` rings no bell."""
+
+
+def task_event(kind: str, task: Mapping[str, Any], data: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the journal entry of something that happened to `task` (a row or part of one)."""
+    return {
+        "type": kind,
+        "task_id": task["id"],
+        "attempt": task.get("attempt"),
+        "execution_id": more.get("execution_id", task.get("execution_id")),
+        "worker_id": more.get("worker_id", task.get("worker_id")),
+        "data": dict(data),
+    }
+
+
+def worker_event(kind: str, worker_id: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the journal entry of something that happened to a worker."""
+    return {
+        "type": kind,
+        "task_id": None,
+        "attempt": None,
+        "execution_id": None,
+        "worker_id": worker_id,
+        "data": dict(data),
+    }
+
+
+class Doorbell:
+    """Wakes coroutines of one event loop from any thread. It carries nothing: who wakes looks for himself."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._asked = False
+        self._waiters: set[asyncio.Event] = set()
+
+    def ring(self) -> None:
+        """Wake everyone who waits; rings before the loop gets to it count as one."""
+        with self._lock:
+            if self._asked:
+                return
+            self._asked = True
+        self._loop.call_soon_threadsafe(self._wake)
+
+    @contextmanager
+    def listen(self) -> Iterator[asyncio.Event]:
+        """Yield an event that every ring sets. Clear it before looking, so that no ring is missed."""
+        waiter = asyncio.Event()
+        self._waiters.add(waiter)
+        try:
+            yield waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._asked = False
+        for waiter in self._waiters:
+            waiter.set()
+
+
+class Journal:
+    """Writes the events of each transaction with it, and lets readers follow."""
+
+    def __init__(self, store: Store, stopping: asyncio.Event, doorbell: Doorbell) -> None:
+        self._store = store
+        self._stopping = stopping
+        self._doorbell = doorbell
+
+    def record(self, transaction: Transaction) -> None:
+        """Write what the transaction's work left in `events` (a before-commit hook)."""
+        if transaction.events:
+            rows = [{**event, "at": transaction.now} for event in transaction.events]
+            transaction.connection.execute(events.insert(), rows)
+            transaction.after_commit(self._doorbell.ring)
+
+    async def follow(self, task_id: str | None, after: int) -> AsyncIterator[dict[str, Any]]:
+        """Yield events with ids above `after`, of one task or of all, as they happen.
+
+        Ends when the task has finished and all of its events were given, or when the control plane stops.
+        """
+        with self._doorbell.listen() as rung:
+            while not self._stopping.is_set():
+                rung.clear()
+                page, finished = await asyncio.wrap_future(self._store.read(_page(task_id, after)))
+                for event in page:
+                    after = event["id"]
+                    yield event
+                if finished and not page:
+                    return
+                if not page:
+                    await wait_until(rung, _GLANCE_S)
+
+
+async def wait_until(event: asyncio.Event, seconds: float) -> None:
+    """Wait for `event`, at most this long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def _page(task_id: str | None, after: int) -> Any:
+    def query(connection: Connection) -> tuple[list[dict[str, Any]], bool]:
+        chosen = sa.select(events).where(events.c.id > after).order_by(events.c.id).limit(_PAGE)
+        finished = False
+        if task_id is not None:
+            chosen = chosen.where(events.c.task_id == task_id)
+            state = connection.execute(sa.select(tasks.c.state).where(tasks.c.id == task_id)).scalar()
+            finished = state is None or TaskState(state) in FINISHED_STATES
+        return [row._asdict() for row in connection.execute(chosen)], finished
+
+    return query

@@ -1,0 +1,87 @@
+"""Metrics for Prometheus, counted in the database when somebody asks for them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from prometheus_client import generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import Column
+from sqlalchemy.engine import Connection
+
+from broker.store.tables import dead_letters, sessions, tasks, workers
+from protocols.states import Presence, TaskState
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the database holds."""
+
+    tasks: Mapping[str, int]
+    queued: Mapping[str, int]
+    """By lane."""
+    workers: Mapping[str, int]
+    sessions: int
+    dead_letters: int
+
+
+def count(connection: Connection) -> Counts:
+    """Count everything on one snapshot."""
+    live = sa.select(sa.func.count()).select_from(sessions).where(sessions.c.lease_ended_at.is_(None))
+    unresolved = sa.select(sa.func.count()).select_from(dead_letters).where(dead_letters.c.resolved_at.is_(None))
+    in_window = tasks.c.state == TaskState.QUEUED.value
+    return Counts(
+        tasks={**dict.fromkeys(TaskState, 0), **_by(connection, tasks.c.state)},
+        queued=_by(connection, tasks.c.lane, in_window),
+        workers={**dict.fromkeys(Presence, 0), **_by(connection, workers.c.presence)},
+        sessions=connection.execute(live).scalar_one(),
+        dead_letters=connection.execute(unresolved).scalar_one(),
+    )
+
+
+def exposition(counts: Counts | None, *, writer_failing_s: float, uptime_s: float) -> bytes:
+    """Return the text of all metrics; without `counts`, those that need no database."""
+    return generate_latest(_Snapshot(counts, writer_failing_s, uptime_s))
+
+
+class _Snapshot(Collector):
+    def __init__(self, counts: Counts | None, writer_failing_s: float, uptime_s: float) -> None:
+        self._counts = counts
+        self._writer_failing_s = writer_failing_s
+        self._uptime_s = uptime_s
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("warren_uptime_seconds", "Seconds since the control plane started.", self._uptime_s)
+        yield _gauge(
+            "warren_writer_failing_seconds",
+            "Seconds for which commits have been failing; 0 while they succeed.",
+            self._writer_failing_s,
+        )
+        if self._counts is not None:
+            yield _labelled("warren_tasks", "Tasks by state.", "state", self._counts.tasks)
+            yield _labelled("warren_lane_queued", "Tasks in each lane's window.", "lane", self._counts.queued)
+            yield _labelled(
+                "warren_workers", "Workers by the presence of their sessions.", "presence", self._counts.workers
+            )
+            yield _gauge("warren_sessions", "Sessions of workers that hold leases.", self._counts.sessions)
+            yield _gauge("warren_dead_letters", "Dead letters that nobody dealt with.", self._counts.dead_letters)
+
+
+def _gauge(name: str, meaning: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, meaning, value=value)
+
+
+def _labelled(name: str, meaning: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _by(connection: Connection, column: Column[Any], *where: sa.ColumnElement[bool]) -> dict[str, int]:
+    query = sa.select(column, sa.func.count()).where(*where).group_by(column)
+    return {row[0]: row[1] for row in connection.execute(query)}

@@ -1,0 +1,93 @@
+"""Connections: how Warren opens SQLite, and its errors in Warren's terms."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.pool import QueuePool
+
+from protocols.errors import Conflict, InvalidSettings, StorageFull, StorageUnavailable
+
+_NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs"})
+
+
+def open_sqlite(path: Path, *, write: bool) -> Engine:
+    """Return an engine for the database file.
+
+    A writing engine begins every transaction with the write lock, so that a read that leads to a write is never
+    refused half-way; a reading engine never takes it. Raises InvalidSettings on a network file system, whose
+    locks SQLite cannot trust.
+    """
+    _refuse_network_file_system(path.parent)
+    engine = sa.create_engine(
+        f"sqlite+pysqlite:///{path}",
+        poolclass=QueuePool,
+        pool_size=1 if write else 4,
+        max_overflow=0,
+        connect_args={"check_same_thread": False, "timeout": 5.0},
+    )
+    sa.event.listen(engine, "connect", _prepare)
+    sa.event.listen(engine, "begin", _begin("BEGIN IMMEDIATE" if write else "BEGIN"))
+    return engine
+
+
+def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
+    # The driver's own transaction handling would begin late and commit early.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(statement: str) -> Callable[[Connection], None]:
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    return begin
+
+
+def _refuse_network_file_system(folder: Path) -> None:
+    best, kind = "", ""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _device, mount, file_system, *_ = line.split(" ")
+        inside = folder.resolve().is_relative_to(mount.replace("\\040", " "))
+        if inside and len(mount) >= len(best):
+            best, kind = mount, file_system
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise InvalidSettings(
+            f"{folder} is on a network file system ({kind}), where SQLite can lose data: "
+            "choose a local directory, or use PostgreSQL"
+        )
+
+
+def insert_new(connection: Connection, table: sa.Table) -> sa.Insert:
+    """Return an insert that leaves rows alone whose key is there already."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the database's exceptions into Warren's."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict("the database refused the change: something with this name or key exists") from error
+    except DBAPIError as error:
+        raise storage_error(error.orig or error) from error
+    except sqlite3.Error as error:
+        raise storage_error(error) from error
+
+
+def storage_error(error: BaseException) -> StorageUnavailable:
+    """Return what a failed database operation means."""
+    text = str(error)
+    if "full" in text:
+        return StorageFull("the disk under the database is full: free some space; nothing was lost")
+    return StorageUnavailable(f"the database cannot be used: {text}")

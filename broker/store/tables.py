@@ -1,0 +1,293 @@
+"""The tables. Times are milliseconds since the epoch, UTC; blobs named so hold MessagePack."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+from protocols.states import FINISHED_STATES, TaskState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_UNFINISHED = sorted(state.value for state in TaskState if state not in FINISHED_STATES)
+# SQLite numbers rows by themselves only in a column declared INTEGER.
+_SERIAL = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _only(*states: str) -> dict[str, Any]:
+    """Index only tasks in these states: finished ones far outnumber them and are never looked up this way."""
+    condition = sa.text("state IN ({})".format(", ".join(f"'{state}'" for state in states)))
+    return {"sqlite_where": condition, "postgresql_where": condition}
+
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("state", String(20), nullable=False),
+    Column("action", String(128), nullable=False),
+    Column("lane", String(200), nullable=False),
+    Column("pool", String(64), nullable=False),
+    Column("provider_id", String(80)),
+    Column("connection_id", String(80)),
+    Column("pinned_worker_id", String(80)),
+    Column("input_blob", LargeBinary, nullable=False),
+    Column("title", Text),
+    Column("description", Text),
+    Column("priority", Integer, nullable=False),
+    Column("delivery", String(20), nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout_s", Float, nullable=False),
+    Column("deadline_at", BigInteger),
+    Column("due_at", BigInteger),
+    Column("wait_reason", Text),
+    Column("concurrency_key", String(200)),
+    Column("concurrency_limit", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("execution_id", String(80)),
+    Column("worker_id", String(80)),
+    Column("batch_id", String(80)),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("result_blob", LargeBinary),
+    Column("usage_blob", LargeBinary),
+    Column("error_class", String(20)),
+    Column("error_code", String(128)),
+    Column("error_message", Text),
+    Column("cause", String(30)),
+    Column("idempotency_key", String(255)),
+    Column("request_sha256", LargeBinary(32)),
+    Column("created_by", String(128), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("queued_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("finished_at", BigInteger),
+    sa.UniqueConstraint("created_by", "idempotency_key"),
+    Index("ix_tasks_state_id", "state", "id"),
+    Index("ix_tasks_waiting", "lane", "priority", "due_at", "id", **_only("scheduled")),
+    Index("ix_tasks_due", "due_at", "lane", **_only("scheduled")),
+    Index("ix_tasks_window", "lane", "batch_id", **_only("queued")),
+    Index("ix_tasks_concurrency", "concurrency_key", "state", **_only("scheduled", "queued", "running")),
+    Index("ix_tasks_deadline", "deadline_at", **_only(*_UNFINISHED)),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("task_id", String(80), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("lane", String(200), nullable=False),
+    Column("batch_id", String(80), nullable=False),
+    Column("envelope_sha256", LargeBinary(32), nullable=False),
+    Column("published_at", BigInteger, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("lane", String(200), nullable=False),
+    Column("transport", String(80), nullable=False),
+    Column("published_at", BigInteger, nullable=False),
+    Column("confirmed_at", BigInteger),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("task_id", String(80), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("worker_id", String(80), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("isolated", Boolean, nullable=False),
+    Column("claimed_at", BigInteger, nullable=False),
+    Column("lease_ended_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("late", Boolean, nullable=False),
+    Column("outcome_kind", String(20)),
+    Column("outcome_blob", LargeBinary),
+    Index("ix_executions_task_id", "task_id"),
+    Index(
+        "ix_executions_leased",
+        "worker_id",
+        "epoch",
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    ),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("type", String(40), nullable=False),
+    Column("task_id", String(80)),
+    Column("attempt", Integer),
+    Column("execution_id", String(80)),
+    Column("worker_id", String(80)),
+    Column("data", sa.JSON, nullable=False),
+    Index("ix_events_task_id_id", "task_id", "id"),
+    # A rising id is never given twice, also after the newest rows were deleted.
+    sqlite_autoincrement=True,
+)
+
+outputs = Table(
+    "outputs",
+    metadata,
+    Column("execution_id", String(80), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("task_id", String(80), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("last", Boolean, nullable=False),
+    Column("total_bytes", BigInteger, nullable=False),
+    Column("chunks_blob", LargeBinary, nullable=False),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("task_id", String(80), nullable=False),
+    Column("cause", String(30), nullable=False),
+    Column("error_class", String(20)),
+    Column("error_code", String(128)),
+    Column("error_message", Text),
+    Column("attempts", Integer, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("dead_at", BigInteger, nullable=False),
+    Column("resolved_at", BigInteger),
+    Column("resolution", String(20)),
+    Index("ix_dead_letters_task_id", "task_id"),
+    Index("ix_dead_letters_resolved_at_id", "resolved_at", "id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("hostname", String(255), nullable=False),
+    Column("ip_address", String(64)),
+    Column("identity_key", LargeBinary(32)),
+    Column("sealing_key", LargeBinary(32)),
+    Column("fingerprint", String(40)),
+    Column("approval", String(20), nullable=False),
+    Column("group", String(128)),
+    Column("pools", sa.JSON, nullable=False),
+    Column("presence", String(20), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("version", String(64)),
+    Column("os_info", Text),
+    Column("cpu_cores", Integer),
+    Column("memory_total_mb", Integer),
+    Column("max_agents", Integer),
+    Column("actions", sa.JSON, nullable=False),
+    Column("slots", sa.JSON, nullable=False),
+    Column("heartbeat", sa.JSON),
+    Column("last_seen_at", BigInteger),
+    Column("registered_at", BigInteger, nullable=False),
+    Column("approved_at", BigInteger),
+    Column("approved_by", String(128)),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("worker_id", String(80), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("boot_id", String(80), nullable=False),
+    Column("control_plane", String(80), nullable=False),
+    Column("opened_at", BigInteger, nullable=False),
+    Column("closed_at", BigInteger),
+    Column("lease_ended_at", BigInteger),
+    Index(
+        "ix_sessions_live",
+        "control_plane",
+        sqlite_where=sa.text("lease_ended_at IS NULL"),
+        postgresql_where=sa.text("lease_ended_at IS NULL"),
+    ),
+)
+
+providers = Table(
+    "providers",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("kind", String(20), nullable=False),
+    Column("base_url", Text, nullable=False),
+    Column("secret_id", String(80)),
+    Column("models", sa.JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+connections = Table(
+    "connections",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("hostname", String(255), nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("username", String(128), nullable=False),
+    Column("auth_method", String(20), nullable=False),
+    Column("secret_id", String(80)),
+    Column("host_keys", sa.JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("category", String(64)),
+    Column("version", Integer, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),
+    Column("wrapped_key", LargeBinary, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("role", String(20), nullable=False),
+    Column("key_sha256", LargeBinary(32), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("object", String(200), nullable=False),
+    Column("data", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("key", String(200), primary_key=True),
+    Column("value", sa.JSON, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)

@@ -1,0 +1,147 @@
+"""Carries a change of a task's state out: the row, its event, its dead letter, and who is woken by it."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from broker.decide import Decision
+from broker.events import task_event
+from broker.store.tables import dead_letters, tasks
+from broker.store.writer import Transaction
+from protocols import ids
+from protocols.errors import Conflict, WarrenError
+from protocols.states import FINISHED_STATES, LEGAL_TRANSITIONS, CauseOfDeath, TaskState
+
+_HOLDS_KEY = frozenset({TaskState.QUEUED, TaskState.RUNNING})
+
+
+def move(
+    transaction: Transaction,
+    task: Mapping[str, Any],
+    to: TaskState,
+    event: str,
+    data: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> None:
+    """Change the state of `task`, a row of `tasks` as this transaction read it, and set further columns.
+
+    Raises Conflict if the row has changed since, WarrenError for a transition that no table allows.
+    """
+    was = TaskState(task["state"])
+    if to not in LEGAL_TRANSITIONS[was]:
+        raise WarrenError(f"no task goes from {was} to {to}")
+    changes = {"wait_reason": None, "due_at": None, **changes, "state": to.value}
+    if to in FINISHED_STATES:
+        changes["finished_at"] = transaction.now
+    elif was in FINISHED_STATES:
+        changes["finished_at"] = None
+    changed = transaction.connection.execute(
+        _update(tuple(changes)),
+        {"moved_id": task["id"], "was": was.value, **{f"new_{column}": value for column, value in changes.items()}},
+    )
+    if changed.rowcount != 1:
+        raise Conflict(f"task {task['id']} changed at the same moment")
+    transaction.events.append(task_event(event, {**task, **changes}, data or {}))
+    if was is TaskState.DEAD:
+        _resolve_dead_letter(transaction, task["id"], event)
+    if to is TaskState.DEAD:
+        _add_dead_letter(transaction, {**task, **changes})
+    if was in _HOLDS_KEY or to is TaskState.SCHEDULED:
+        transaction.wake(task["lane"], changes["due_at"] if to is TaskState.SCHEDULED else None)
+    if to not in _HOLDS_KEY and task["concurrency_key"] is not None:
+        _wake_key(transaction, task["concurrency_key"])
+
+
+@lru_cache(maxsize=64)
+def _update(columns: tuple[str, ...]) -> sa.Update:
+    """Return the update of these columns; building it anew would cost more than running it."""
+    return (
+        tasks.update()
+        .where(tasks.c.id == sa.bindparam("moved_id"), tasks.c.state == sa.bindparam("was"))
+        .values({column: sa.bindparam(f"new_{column}") for column in columns})
+    )
+
+
+def carry_out(
+    transaction: Transaction,
+    task: Mapping[str, Any],
+    decision: Decision,
+    data: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> None:
+    """Make a decision about `task` true; it must be one that changes the state."""
+    if decision.state is None:
+        raise WarrenError("this decision changes no state")
+    told: dict[str, Any] = dict(data or {})
+    if decision.cause is not None:
+        told["cause"] = decision.cause.value
+    if decision.due_at is not None:
+        told["due_at"] = decision.due_at
+    move(
+        transaction,
+        task,
+        decision.state,
+        decision.event,
+        told,
+        cause=decision.cause.value if decision.cause else None,
+        due_at=decision.due_at,
+        wait_reason=decision.wait_reason,
+        tries=decision.tries,
+        losses=decision.losses,
+        **changes,
+    )
+
+
+def die(
+    transaction: Transaction,
+    task: Mapping[str, Any],
+    cause: CauseOfDeath,
+    *,
+    error_code: str,
+    error_message: str,
+    **changes: Any,
+) -> None:
+    """Make a task a dead letter for a reason that no execution told."""
+    changes = {"error_class": None, "error_code": error_code, "error_message": error_message, **changes}
+    move(transaction, task, TaskState.DEAD, "task.dead", {"cause": cause.value}, cause=cause.value, **changes)
+
+
+def _add_dead_letter(transaction: Transaction, task: Mapping[str, Any]) -> None:
+    transaction.connection.execute(
+        dead_letters.insert().values(
+            id=ids.new_id(ids.DEAD_LETTER),
+            task_id=task["id"],
+            cause=task["cause"],
+            error_class=task["error_class"],
+            error_code=task["error_code"],
+            error_message=task["error_message"],
+            attempts=task["attempt"],
+            tries=task["tries"],
+            dead_at=transaction.now,
+        )
+    )
+
+
+def _resolve_dead_letter(transaction: Transaction, task_id: str, resolution: str) -> None:
+    transaction.connection.execute(
+        dead_letters.update()
+        .where(dead_letters.c.task_id == task_id, dead_letters.c.resolved_at.is_(None))
+        .values(resolved_at=transaction.now, resolution=resolution.removeprefix("task."))
+    )
+
+
+def _wake_key(transaction: Transaction, key: str) -> None:
+    """A place of a concurrency key is free: let the longest waiting task compete for its lane's window."""
+    first = transaction.connection.execute(
+        sa.select(tasks.c.id, tasks.c.lane)
+        .where(tasks.c.concurrency_key == key, tasks.c.state == TaskState.SCHEDULED.value, tasks.c.due_at.is_(None))
+        .order_by(tasks.c.priority.desc(), tasks.c.id)
+        .limit(1)
+    ).first()
+    if first is not None:
+        transaction.connection.execute(
+            tasks.update().where(tasks.c.id == first.id).values(due_at=transaction.now, wait_reason=None)
+        )
+        transaction.wake(first.lane)

@@ -1,0 +1,230 @@
+"""What people see of tasks, workers, events and dead letters; the names are documented in docs/design.md."""
+
+import base64
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from sqlalchemy import Row
+
+from protocols.codec import unpack
+from protocols.states import Approval, Presence, Priority
+
+T = TypeVar("T")
+
+REPORTING_MS = 60_000
+"""A worker without a session counts as online for so long after its last report."""
+_MAX_BLOB = 4 * 1024 * 1024
+
+
+def rfc3339(milliseconds: int) -> str:
+    """Return a stored time as text, UTC."""
+    text = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+Time = Annotated[int, PlainSerializer(rfc3339, return_type=str)]
+"""Milliseconds since the epoch, shown as RFC 3339."""
+
+
+class View(BaseModel):
+    """Something that the API shows; made from a row whose columns have the same names."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True, validate_by_name=True, validate_by_alias=True)
+
+
+class Page(View, Generic[T]):
+    """A part of a list."""
+
+    data: list[T]
+    total: int
+    limit: int
+    offset: int
+    next_cursor: str | None
+    has_more: bool
+
+
+class TaskErrorView(View):
+    """Why a task's last execution failed, and why the task is dead."""
+
+    failure_class: str | None = Field(alias="class")
+    code: str | None
+    message: str | None
+    cause: str | None = None
+
+
+class TaskSummary(View):
+    """A task in a list."""
+
+    id: str
+    state: str
+    status: str
+    action: str
+    lane: str
+    pool: str
+    provider: str | None
+    connection: str | None
+    worker: str | None
+    priority: str
+    delivery: str
+    max_attempts: int
+    timeout_s: float
+    deadline: Time | None
+    title: str | None
+    description: str | None
+    concurrency_key: str | None
+    concurrency_limit: int
+    attempt: int
+    tries: int
+    due_at: Time | None
+    wait_reason: str | None
+    cancel_requested: bool
+    execution_id: str | None
+    worker_id: str | None
+    usage: dict[str, Any] | None
+    error: TaskErrorView | None
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    created_by: str
+
+
+class TaskView(TaskSummary):
+    """A task with all that went in and came out."""
+
+    input: dict[str, Any]
+    args: list[Any]
+    result: dict[str, Any] | None
+
+
+class WorkerView(View):
+    """A worker."""
+
+    id: str
+    name: str
+    hostname: str
+    ip_address: str | None
+    approval: str
+    presence: str
+    status: str
+    group: str | None
+    pools: list[str]
+    fingerprint: str | None
+    version: str | None
+    os_info: str | None
+    cpu_cores: int | None
+    memory_total_mb: int | None
+    max_agents: int | None
+    actions: list[str]
+    heartbeat: dict[str, Any] | None
+    last_seen_at: Time | None
+    registered_at: Time
+    approved_at: Time | None
+    running: int
+
+
+class EventView(View):
+    """An entry of the journal."""
+
+    id: int
+    type: str
+    at: Time
+    task_id: str | None
+    attempt: int | None
+    execution_id: str | None
+    worker_id: str | None
+    data: dict[str, Any]
+
+
+class DeadLetterView(View):
+    """A task that failed for good."""
+
+    id: str
+    task_id: str
+    action: str
+    lane: str
+    cause: str
+    error: TaskErrorView | None
+    attempts: int
+    tries: int
+    dead_at: Time
+    task_state: str
+    resolved_at: Time | None
+    resolution: str | None
+
+
+def task_summary(row: Row[Any]) -> TaskSummary:
+    """Return the list entry of a task's row with `provider`, `connection` and `worker` joined to it."""
+    return TaskSummary.model_validate(_task_fields(row))
+
+
+def task_view(row: Row[Any]) -> TaskView:
+    """Return the whole task of such a row."""
+    args, task_input = plain(unpack(row.input_blob, _MAX_BLOB))
+    result = _opened(row.result_blob)
+    return TaskView.model_validate({**_task_fields(row), "input": task_input, "args": args, "result": result})
+
+
+def worker_view(row: Row[Any], now: int) -> WorkerView:
+    """Return a worker of its row, joined with `running`; `now` tells what its last report is worth."""
+    presence = row.presence
+    if row.identity_key is None and row.last_seen_at is not None:
+        presence = Presence.ONLINE if now - row.last_seen_at <= REPORTING_MS else Presence.LOST
+    approved = row.approval == Approval.APPROVED
+    beat = row.heartbeat
+    more = {
+        "presence": presence,
+        "status": presence if approved else row.approval,
+        "heartbeat": beat and {**beat, "at": rfc3339(beat["at"])},
+    }
+    return WorkerView.model_validate({**row._mapping, **more})
+
+
+def dead_letter_view(row: Row[Any]) -> DeadLetterView:
+    """Return a dead letter of its row, joined with its task's `action`, `lane` and `task_state`."""
+    return DeadLetterView.model_validate({**row._mapping, "error": _error(row)})
+
+
+def text_or_base64(data: bytes) -> dict[str, str]:
+    """Return bytes as JSON can carry them: `{"text": …}`, or `{"base64": …}` where they are no UTF-8."""
+    try:
+        return {"text": data.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def plain(value: Any) -> Any:
+    """Return a value from MessagePack with its bytes as JSON can carry them."""
+    if isinstance(value, dict):
+        return {_key(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    if isinstance(value, bytes):
+        carried = text_or_base64(value)
+        return carried.get("text", carried)
+    return value
+
+
+def _key(key: str | bytes) -> str:
+    return key.decode(errors="replace") if isinstance(key, bytes) else key
+
+
+def _task_fields(row: Row[Any]) -> dict[str, Any]:
+    return {
+        **row._mapping,
+        "status": row.state,
+        "priority": Priority(row.priority).name.lower(),
+        "deadline": row.deadline_at,
+        "usage": _opened(row.usage_blob),
+        "error": _error(row),
+    }
+
+
+def _opened(blob: bytes | None) -> Any:
+    return None if blob is None else plain(unpack(blob, _MAX_BLOB))
+
+
+def _error(row: Row[Any]) -> TaskErrorView | None:
+    if row.error_code is None and row.cause is None:
+        return None
+    return TaskErrorView(failure_class=row.error_class, code=row.error_code, message=row.error_message, cause=row.cause)
