@@ -39,7 +39,14 @@ from broker.tasks import Tasks
 from broker.vault import Vault
 from protocols import ids
 from protocols.clock import Clock, SystemClock
-from protocols.errors import AddressInUse, InstanceLocked, InvalidSettings, StorageUnavailable, WarrenError
+from protocols.errors import (
+    AddressInUse,
+    InstanceLocked,
+    InvalidSettings,
+    StorageUnavailable,
+    Unavailable,
+    WarrenError,
+)
 from protocols.frames import MAX_FRAME_BYTES
 from protocols.lanes.direct import DirectBroker
 from protocols.logs import configure_logs
@@ -111,7 +118,7 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
     vault = Vault.open(settings.data_dir)
     lanes = DirectBroker()
     due = DueTimer(store, clock)
-    dispatcher = Dispatcher(store.writer, lanes, clock, transport=this, on_due=due.expect)
+    dispatcher = Dispatcher(lanes, clock, transport=this, on_due=due.expect)
     store.writer.before_commit(dispatcher.fill)
     store.writer.before_commit(journal.record)
     roll = Roll(store.writer, this)
@@ -212,11 +219,13 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         notify("STOPPING=1")
         self._control.stopping.set()
-        super().handle_exit(sig, frame)
+        # Not uvicorn's own way: it raises the signal again when the server has stopped, before the store has.
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._control.stopping.set()
-        self._control.sessions.close_all(WarrenError("the control plane is stopping"))
+        self._control.sessions.close_all(Unavailable("the control plane is stopping"))
         await super().shutdown(sockets)
 
 

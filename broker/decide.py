@@ -4,7 +4,7 @@ Pure functions over values; `transitions` carries the decision out.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protocols.outcome import Outcome
 from protocols.states import CauseOfDeath, Delivery, Effect, FailureClass, OutcomeKind, TaskState
@@ -71,8 +71,13 @@ def decide(
     """Return what follows from the outcome of the task's current execution. Times in milliseconds."""
     if task.state in (TaskState.SUCCEEDED, TaskState.CANCELLED):
         return _keep(task)
+    if task.lease_lost:
+        # It was charged a loss when the lease ended; now that its outcome has come it was none.
+        task = replace(task, losses=max(0, task.losses - 1))
     if outcome.kind is OutcomeKind.SUCCEEDED:
-        return Decision(state=TaskState.SUCCEEDED, event="task.succeeded", tries=task.tries, losses=_given_back(task))
+        return Decision(state=TaskState.SUCCEEDED, event="task.succeeded", tries=task.tries, losses=task.losses)
+    if task.state is TaskState.DEAD and not _reopens(task, outcome):
+        return Decision(state=TaskState.DEAD, event="task.late_outcome", tries=task.tries, losses=task.losses)
     if task.cancel_requested:
         return Decision(state=TaskState.CANCELLED, event="task.cancelled", tries=task.tries, losses=task.losses)
     if outcome.kind in (OutcomeKind.INTERRUPTED, OutcomeKind.CANCELLED):
@@ -134,8 +139,8 @@ def _throttled(
 def _interrupted(task: TaskFacts, outcome: Outcome, now: int) -> Decision:
     if outcome.effect is Effect.NONE:
         if task.state in (TaskState.SCHEDULED, TaskState.QUEUED):
-            return _keep(task, losses=_given_back(task))
-        return _again(task, now, event="task.interrupted", losses=_given_back(task), now=now)
+            return _keep(task)
+        return _again(task, now, event="task.interrupted", now=now)
     if task.delivery is Delivery.AT_MOST_ONCE:
         return _dead(task, CauseOfDeath.LOST_UNKNOWN)
     if task.state is not TaskState.RUNNING:
@@ -143,18 +148,14 @@ def _interrupted(task: TaskFacts, outcome: Outcome, now: int) -> Decision:
     return _again(task, now, event="task.interrupted", now=now)
 
 
-def _given_back(task: TaskFacts) -> int:
-    """Return the losses without the one that this execution was charged when its lease ended."""
-    return max(0, task.losses - 1) if task.lease_lost else task.losses
+def _reopens(task: TaskFacts, outcome: Outcome) -> bool:
+    """Return whether a dead task lives again: its last execution, given up as lost, had not begun."""
+    handed_back = outcome.kind in (OutcomeKind.INTERRUPTED, OutcomeKind.CANCELLED)
+    return handed_back and outcome.effect is Effect.NONE and not task.cancel_requested
 
 
-def _keep(task: TaskFacts, *, losses: int | None = None) -> Decision:
-    return Decision(
-        state=None,
-        event="task.late_outcome",
-        tries=task.tries,
-        losses=task.losses if losses is None else losses,
-    )
+def _keep(task: TaskFacts) -> Decision:
+    return Decision(state=None, event="task.late_outcome", tries=task.tries, losses=task.losses)
 
 
 def _again(

@@ -6,7 +6,7 @@ an outcome carries its refill in its own commit.
 
 import itertools
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import structlog
 
 from broker.store.tables import attempts, batches, tasks
-from broker.store.writer import Transaction, Writer
+from broker.store.writer import Transaction
 from broker.transitions import move
 from protocols import ids
 from protocols.clock import Clock
@@ -34,17 +34,23 @@ _RATE_S = 2.0
 _log = structlog.get_logger(__name__)
 
 _QUEUED = sa.select(sa.func.count()).where(tasks.c.lane == sa.bindparam("lane"), tasks.c.state == "queued")
-_DUE = (
-    sa.select(tasks)
-    .where(
-        tasks.c.state == "scheduled",
-        tasks.c.lane == sa.bindparam("lane"),
-        tasks.c.priority == sa.bindparam("level"),
-        tasks.c.due_at <= sa.bindparam("now"),
+_DUE = sa.union_all(
+    *(
+        sa.select(tasks)
+        .where(
+            tasks.c.state == "scheduled",
+            tasks.c.lane == sa.bindparam("lane"),
+            tasks.c.priority == level.value,
+            tasks.c.due_at <= sa.bindparam("now"),
+        )
+        .order_by(tasks.c.due_at, tasks.c.id)
+        .limit(sa.bindparam("places"))
+        .subquery()
+        .select()
+        for level in Priority
     )
-    .order_by(tasks.c.due_at, tasks.c.id)
-    .limit(sa.bindparam("places"))
 )
+"""The first due tasks of each priority, in order."""
 _HOLDERS = sa.select(sa.func.count()).where(
     tasks.c.concurrency_key == sa.bindparam("key"), tasks.c.state.in_(("queued", "running"))
 )
@@ -76,10 +82,8 @@ class StartRate:
 class Dispatcher:
     """Fills windows and hands the envelopes to the lane transport."""
 
-    def __init__(
-        self, writer: Writer, lanes: LaneBroker, clock: Clock, transport: str, on_due: Callable[[int], None]
-    ) -> None:
-        self._writer = writer
+    def __init__(self, lanes: LaneBroker, clock: Clock, transport: str, on_due: Callable[[int], None]) -> None:
+        self._confirmed: deque[str] = deque()
         self._lanes = lanes
         self._transport = transport
         self._on_due = on_due
@@ -88,12 +92,30 @@ class Dispatcher:
 
     def fill(self, transaction: Transaction) -> None:
         """Queue what fits into the lanes that the transaction has woken (a before-commit hook)."""
+        self._confirm(transaction)
         # A task that is parked or dies while a lane is filled may wake further lanes.
         while transaction.lanes:
             self._fill_lane(transaction, transaction.lanes.pop())
         if transaction.next_due is not None:
             due_at = transaction.next_due
             transaction.after_commit(lambda: self._on_due(due_at))
+
+    def _confirm(self, transaction: Transaction) -> None:
+        """Note which batches the lanes have taken.
+
+        A confirmation rides along with the next transaction, whatever that is for: it would double the commits
+        to give it one of its own, and one that is lost in a crash only has its batch published again.
+        """
+        confirmed = list(self._confirmed)
+        if confirmed:
+            transaction.connection.execute(
+                batches.update().where(batches.c.id.in_(confirmed)).values(confirmed_at=transaction.now)
+            )
+            transaction.after_commit(lambda: self._forget(len(confirmed)))
+
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            self._confirmed.popleft()
 
     def _fill_lane(self, transaction: Transaction, lane: str) -> None:
         queued = transaction.connection.execute(_QUEUED, {"lane": lane}).scalar_one()
@@ -125,7 +147,7 @@ class Dispatcher:
 
     def _choose(self, transaction: Transaction, lane: str, places: int) -> list[Mapping[str, Any]]:
         """Return due tasks for the free places, weighted by priority, within their concurrency limits."""
-        waiting = {level: self._due(transaction, lane, level, places) for level in Priority}
+        waiting = self._due(transaction, lane, places)
         holders: dict[str, int] = {}
         chosen: list[Mapping[str, Any]] = []
         while len(chosen) < places and any(waiting.values()):
@@ -142,17 +164,18 @@ class Dispatcher:
             chosen.append(task)
         return chosen
 
-    def _due(self, transaction: Transaction, lane: str, level: Priority, places: int) -> list[Mapping[str, Any]]:
-        found = transaction.connection.execute(
-            _DUE, {"lane": lane, "level": level.value, "now": transaction.now, "places": places}
-        )
-        return [row._asdict() for row in found]
+    def _due(self, transaction: Transaction, lane: str, places: int) -> dict[Priority, list[Mapping[str, Any]]]:
+        waiting: dict[Priority, list[Mapping[str, Any]]] = {level: [] for level in Priority}
+        rows = transaction.connection.execute(_DUE, {"lane": lane, "now": transaction.now, "places": places})
+        for row in rows:
+            waiting[Priority(row.priority)].append(row._asdict())
+        return waiting
 
     def _hand_over(self, lane: str, batch_id: str, bodies: Sequence[bytes]) -> None:
         def taken(published: Future[None]) -> None:
             error = published.exception()
             if error is None:
-                self._writer.gather(_confirm, batch_id)
+                self._confirmed.append(batch_id)
             else:
                 # The batch stays unconfirmed, and the sweeper publishes its tasks anew.
                 _log.warning("lane_did_not_take_batch", lane=lane, batch=batch_id, error=str(error))
@@ -215,10 +238,3 @@ def _publish(transaction: Transaction, task: Mapping[str, Any], batch_id: str) -
         delivery=Delivery(task["delivery"]),
         published_at=transaction.now,
     ).encode()
-
-
-def _confirm(transaction: Transaction, batch_ids: Sequence[str]) -> Sequence[None]:
-    transaction.connection.execute(
-        batches.update().where(batches.c.id.in_(batch_ids)).values(confirmed_at=transaction.now)
-    )
-    return [None] * len(batch_ids)

@@ -11,12 +11,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from protocols import PROTOCOL_VERSION
 from protocols.errors import InvalidFrame, TooLarge
+from protocols.structure import Limits, check_structure
 
 Frame = TypeVar("Frame")
 
 MAX_DEPTH = 32
 MAX_ELEMENTS = 16_384
-"""Most items of one array or map: bounds what a short message can make the decoder set aside."""
+"""Most items of one array or map."""
+MAX_VALUES = 1024 * 1024
+"""Most values of one message; one of no more bytes than this cannot have more."""
+MAX_KEY_SHOWN = 64
+
+_LIMITS = Limits(depth=MAX_DEPTH, items=MAX_ELEMENTS, values=MAX_VALUES)
 
 
 def pack(value: Any, limit: int) -> bytes:
@@ -36,41 +42,25 @@ def pack(value: Any, limit: int) -> bytes:
 def unpack(data: bytes, limit: int) -> Any:
     """Return the value in `data`, which comes from outside.
 
-    Raises TooLarge beyond `limit` bytes, InvalidFrame for anything malformed or nested beyond MAX_DEPTH.
+    Raises TooLarge beyond `limit` bytes, and TooLarge or InvalidFrame for anything that `check_structure` refuses,
+    anything malformed, and maps with a key that is no text or comes twice.
     """
     if len(data) > limit:
         raise TooLarge(f"{len(data):,} bytes, the limit is {limit:,}")
+    check_structure(data, _LIMITS)
     try:
-        value = msgpack.unpackb(
-            data,
-            raw=False,
-            strict_map_key=True,
-            max_array_len=MAX_ELEMENTS,
-            max_map_len=MAX_ELEMENTS,
-            max_ext_len=0,
-            max_str_len=limit,
-            max_bin_len=limit,
-        )
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        return msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_map)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise InvalidFrame(f"malformed MessagePack: {error}") from error
-    if _deeper_than(value, MAX_DEPTH):
-        raise InvalidFrame(f"nested deeper than {MAX_DEPTH} levels")
-    return value
 
 
-def _deeper_than(value: Any, levels: int) -> bool:
-    layer = [value]
-    for _ in range(levels):
-        layer = [
-            inner
-            for outer in layer
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
-        if not layer:
-            return False
-    return True
+def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise InvalidFrame("a map has a key twice")
+    if not all(isinstance(key, str) for key in fields):
+        raise InvalidFrame("a map has a key that is no text")
+    return fields
 
 
 class FrameCodec(Generic[Frame]):
@@ -84,7 +74,11 @@ class FrameCodec(Generic[Frame]):
         """Return the bytes of `frame`; raises TooLarge or InvalidFrame."""
         fields = self._adapter.dump_python(frame, exclude_none=True)
         fields["v"] = PROTOCOL_VERSION
-        return pack(fields, self._limit)
+        packed = pack(fields, self._limit)
+        if len(packed) > MAX_VALUES:
+            # Only a frame of so many bytes can hold more values than the other side accepts.
+            check_structure(packed, _LIMITS)
+        return packed
 
     def decode(self, data: bytes) -> Frame:
         """Return the frame in `data`; raises TooLarge or InvalidFrame, with the field that was wrong."""
@@ -93,7 +87,7 @@ class FrameCodec(Generic[Frame]):
             raise InvalidFrame("a frame is a map")
         if fields.get("v") != PROTOCOL_VERSION:
             raise InvalidFrame(
-                f"protocol version {str(fields.get('v'))[:20]!r}, this side speaks {PROTOCOL_VERSION}: "
+                f"{_spoken(fields.get('v'))}, this side speaks {PROTOCOL_VERSION}: "
                 "run the same Warren version on both sides"
             )
         try:
@@ -102,8 +96,21 @@ class FrameCodec(Generic[Frame]):
             raise InvalidFrame(first_problem(error)) from error
 
 
+def _spoken(version: Any) -> str:
+    return f"protocol version {version}" if isinstance(version, int) else "no protocol version"
+
+
 def first_problem(error: ValidationError) -> str:
     """Return the first problem of a pydantic error as `where: what`, without the input itself."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+    problem = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(_step(part) for part in problem["loc"])
+    what = problem["msg"]
+    if problem["type"] == "union_tag_invalid":
+        # Here alone pydantic quotes what came, however long.
+        what = "{discriminator} must be one of {expected_tags}".format_map(problem["ctx"])
+    return f"{where}: {what}" if where else what
+
+
+def _step(part: int | str) -> str:
+    """Return a part of a path; a map's key comes from the input, so it is shown only if it looks like a name."""
+    return str(part) if isinstance(part, int) or (len(part) <= MAX_KEY_SHOWN and part.isprintable()) else "…"

@@ -88,10 +88,12 @@ _ENVELOPE: TypeAdapter[Envelope] = TypeAdapter(Envelope)
 def decode_message(body: bytes) -> Message[Any]:
     """Return the dramatiq message in `body`; raises InvalidFrame or TooLarge."""
     fields = unpack(body, MAX_ENVELOPE_BYTES)
+    if not isinstance(fields, dict) or not isinstance(fields.get("args"), list):
+        raise InvalidFrame("no dramatiq message")
     try:
         return Message(**{**fields, "args": tuple(fields["args"])})
-    except (TypeError, KeyError) as error:
-        raise InvalidFrame(f"no dramatiq message: {error}") from error
+    except TypeError as error:
+        raise InvalidFrame("no dramatiq message: it has other fields") from error
 
 
 class EnvelopeEncoder(Encoder):

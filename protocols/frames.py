@@ -214,7 +214,7 @@ class Consume:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=FROZEN)
 class StopConsuming:
-    """Up, direct lanes: deliver no more under `tag`; what was delivered may still be acknowledged."""
+    """Up, direct lanes: deliver no more under `tag`; what it has not settled goes back to its lane."""
 
     k: Literal["stop_consuming"] = "stop_consuming"
     tag: Count

@@ -24,8 +24,8 @@ LEGAL_TRANSITIONS = MappingProxyType(
     {
         TaskState.AWAITING_APPROVAL: frozenset({TaskState.SCHEDULED, TaskState.CANCELLED, TaskState.DEAD}),
         TaskState.SCHEDULED: frozenset(
-            # A late outcome of the execution that lost its lease settles a task that waits again.
-            {TaskState.QUEUED, TaskState.SUCCEEDED, TaskState.CANCELLED, TaskState.DEAD}
+            # A late outcome of the execution that lost its lease settles a task that waits again, or delays it.
+            {TaskState.QUEUED, TaskState.SCHEDULED, TaskState.SUCCEEDED, TaskState.CANCELLED, TaskState.DEAD}
         ),
         TaskState.QUEUED: frozenset(
             {TaskState.RUNNING, TaskState.SCHEDULED, TaskState.SUCCEEDED, TaskState.CANCELLED, TaskState.DEAD}

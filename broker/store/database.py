@@ -24,7 +24,7 @@ def open_sqlite(path: Path, *, write: bool) -> Engine:
     refused half-way; a reading engine never takes it. Raises InvalidSettings on a network file system, whose
     locks SQLite cannot trust.
     """
-    _refuse_network_file_system(path.parent)
+    refuse_network_file_system(path.parent)
     engine = sa.create_engine(
         f"sqlite+pysqlite:///{path}",
         poolclass=QueuePool,
@@ -51,9 +51,10 @@ def _begin(statement: str) -> Callable[[Connection], None]:
     return begin
 
 
-def _refuse_network_file_system(folder: Path) -> None:
+def refuse_network_file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> None:
+    """Raise InvalidSettings if `folder` is on one; `mounts` lists what is mounted, as proc_mounts(5) says."""
     best, kind = "", ""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
+    for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         _device, mount, file_system, *_ = line.split(" ")
         inside = folder.resolve().is_relative_to(mount.replace("\\040", " "))
         if inside and len(mount) >= len(best):
@@ -88,6 +89,6 @@ def translated() -> Iterator[None]:
 def storage_error(error: BaseException) -> StorageUnavailable:
     """Return what a failed database operation means."""
     text = str(error)
-    if "full" in text:
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
         return StorageFull("the disk under the database is full: free some space; nothing was lost")
     return StorageUnavailable(f"the database cannot be used: {text}")

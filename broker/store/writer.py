@@ -96,6 +96,7 @@ class Writer:
         self._before_commit: list[Callable[[Transaction], None]] = []
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._failing_since: float | None = None
+        self._submitting = threading.Lock()
         self._stopped = False
 
     def start(self) -> None:
@@ -104,9 +105,10 @@ class Writer:
 
     def stop(self) -> None:
         """Finish what was submitted, then end the thread."""
-        self._stopped = True
-        if self._thread.is_alive():
+        with self._submitting:
+            self._stopped = True
             self._waiting.put(None)
+        if self._thread.is_alive():
             self._thread.join()
 
     def before_commit(self, hook: Callable[[Transaction], None]) -> None:
@@ -117,6 +119,7 @@ class Writer:
         """Run `work` in a transaction; the future is done when its effects are durable.
 
         It fails with what `work` raised, or with StorageUnavailable or StorageFull if it could not be committed.
+        Cancelling it changes nothing: what was submitted is carried out, whether or not somebody still waits.
         """
         return self._submit(_Work(_each_alone, work))
 
@@ -130,10 +133,13 @@ class Writer:
         return 0.0 if since is None else self._clock.monotonic() - since
 
     def _submit(self, work: _Work) -> Future[Any]:
-        if self._stopped:
-            work.future.set_exception(Unavailable("the control plane is stopping"))
-        else:
-            self._waiting.put(work)
+        # A future that runs cannot be cancelled, so the writer thread can always give it its result.
+        work.future.set_running_or_notify_cancel()
+        with self._submitting:
+            if not self._stopped:
+                self._waiting.put(work)
+                return work.future
+        work.future.set_exception(Unavailable("the control plane is stopping"))
         return work.future
 
     def _run(self) -> None:
@@ -142,9 +148,7 @@ class Writer:
             group: list[_Work] = []
             work = self._waiting.get()
             while work is not None:
-                # From here on nobody can take it back; whoever did so before is spared the work.
-                if work.future.set_running_or_notify_cancel():
-                    group.append(work)
+                group.append(work)
                 if len(group) >= MAX_GROUP or self._waiting.empty():
                     break
                 work = self._waiting.get()
@@ -166,15 +170,16 @@ class Writer:
         try:
             with translated(), self._engine.begin() as connection:
                 transaction = Transaction(connection, self._clock.now())
-                results = _apply(transaction, group)
+                settled = list(zip(group, _apply(transaction, group), strict=True))
                 for hook in self._before_commit:
                     hook(transaction)
         except StorageUnavailable:
-            self._failing_since = self._failing_since or self._clock.monotonic()
+            if self._failing_since is None:
+                self._failing_since = self._clock.monotonic()
             raise
         self._failing_since = None
         transaction.run_after_commit()
-        for work, result in zip(group, results, strict=True):
+        for work, result in settled:
             work.future.set_result(result)
 
 

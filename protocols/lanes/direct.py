@@ -103,17 +103,12 @@ class DirectBroker(LaneBroker):
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Deliver no more; what is unsettled may still be settled."""
-        with self._lock:
-            if subscription.active:
-                subscription.active = False
-                self._lane(subscription.lane).subscriptions.remove(subscription)
-
-    def close_subscription(self, subscription: Subscription) -> None:
         """Deliver no more, and put what is unsettled back at the head of the lane."""
         with self._lock:
-            self.unsubscribe(subscription)
             lane = self._lane(subscription.lane)
+            if subscription.active:
+                subscription.active = False
+                lane.subscriptions.remove(subscription)
             for parcel in reversed(subscription.unsettled.values()):
                 lane.ready.appendleft(Parcel(parcel.body, redelivered=True))
             subscription.unsettled.clear()
@@ -143,22 +138,24 @@ class _LocalConsumer(LaneConsumer):
     def __init__(self, broker: DirectBroker, lane: str, prefetch: int, timeout: float) -> None:
         self._broker = broker
         self._timeout = timeout
-        self._arrived: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
-        self._subscription = broker.subscribe(lane, prefetch, self._deliver)
-
-    def _deliver(self, tag: int, parcel: Parcel) -> None:
-        try:
-            delivery = Delivery.decode(parcel.body, delivery_tag=tag, redelivered=parcel.redelivered)
-        except WarrenError:
-            self._broker.settle(self._subscription, tag, reject=True)
-        else:
-            self._arrived.put(delivery)
+        self._closed = False
+        self._arrived: queue.SimpleQueue[tuple[int, Parcel] | None] = queue.SimpleQueue()
+        self._subscription = broker.subscribe(lane, prefetch, lambda tag, parcel: self._arrived.put((tag, parcel)))
 
     def __next__(self) -> Delivery | None:
-        try:
-            return self._arrived.get(timeout=self._timeout)
-        except queue.Empty:
-            return None
+        while not self._closed:
+            try:
+                arrived = self._arrived.get(timeout=self._timeout)
+            except queue.Empty:
+                return None
+            if arrived is None:
+                break
+            tag, parcel = arrived
+            try:
+                return Delivery.decode(parcel.body, delivery_tag=tag, redelivered=parcel.redelivered)
+            except WarrenError:
+                self._broker.settle(self._subscription, tag, reject=True)
+        raise LaneUnavailable("this consumer is closed")
 
     def ack(self, message: MessageProxy) -> None:
         self._broker.settle(self._subscription, _tag(message))
@@ -167,7 +164,9 @@ class _LocalConsumer(LaneConsumer):
         self._broker.settle(self._subscription, _tag(message), reject=True)
 
     def close(self) -> None:
-        self._broker.close_subscription(self._subscription)
+        self._closed = True
+        self._arrived.put(None)
+        self._broker.unsubscribe(self._subscription)
 
 
 def _tag(message: MessageProxy) -> int:
@@ -187,7 +186,6 @@ class DirectChannel:
         self._broker = broker
         self._request_flush = request_flush
         self._subscriptions: dict[int, Subscription] = {}
-        self._stopped: list[Subscription] = []
         self._waiting: deque[Delivered] = deque()
         self._lock = threading.Lock()
 
@@ -214,10 +212,8 @@ class DirectChannel:
 
     def close(self) -> None:
         """The session is gone: what it has not settled goes back to the lanes, marked as redelivered."""
-        for subscription in [*self._subscriptions.values(), *self._stopped]:
-            self._broker.close_subscription(subscription)
-        self._subscriptions.clear()
-        self._stopped.clear()
+        for tag in list(self._subscriptions):
+            self._stop(tag)
 
     def _consume(self, frame: Consume) -> None:
         if frame.tag in self._subscriptions:
@@ -241,16 +237,16 @@ class DirectChannel:
         subscription = self._subscriptions.pop(tag, None)
         if subscription is not None:
             self._broker.unsubscribe(subscription)
-            self._stopped.append(subscription)
+            with self._lock:
+                self._waiting = deque(item for item in self._waiting if item.tag != tag)
 
     def _settle(self, frame: Settle) -> None:
         for tags, reject in ((frame.acks, False), (frame.rejects, True)):
             for tag in tags:
-                for subscription in [*self._subscriptions.values(), *self._stopped]:
+                for subscription in self._subscriptions.values():
                     if tag in subscription.unsettled:
                         self._broker.settle(subscription, tag, reject=reject)
                         break
-        self._stopped = [subscription for subscription in self._stopped if subscription.unsettled]
 
 
 class SessionLanes(LaneBroker):
@@ -283,9 +279,12 @@ class SessionLanes(LaneBroker):
         """Hand deliveries to their consumers."""
         for item in frame.items:
             with self._lock:
-                consumer = self._consumers.get(item.tag)
+                consumer, send = self._consumers.get(item.tag), self._send
             if consumer is not None:
                 consumer.arrive(item)
+            elif send is not None:
+                # Its consumer ended on the way: what it holds goes back to the lane.
+                send(StopConsuming(tag=item.tag))
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> LaneConsumer:
         """Consume a lane over the session; raises LaneUnavailable while there is none."""
@@ -328,15 +327,14 @@ class _SessionConsumer(LaneConsumer):
         self._arrived.put(None)
 
     def __next__(self) -> Delivery | None:
-        if self._ended:
-            raise LaneUnavailable("the session is gone")
-        try:
-            delivery = self._arrived.get(timeout=self._timeout)
-        except queue.Empty:
-            return None
-        if delivery is None:
-            raise LaneUnavailable("the session is gone")
-        return delivery
+        if not self._ended:
+            try:
+                delivery = self._arrived.get(timeout=self._timeout)
+            except queue.Empty:
+                return None
+            if delivery is not None:
+                return delivery
+        raise LaneUnavailable("this consumer is closed, or its session is gone")
 
     def ack(self, message: MessageProxy) -> None:
         if not self._ended:
@@ -350,4 +348,4 @@ class _SessionConsumer(LaneConsumer):
         if not self._ended:
             self._lanes.forget(self._tag)
             self._send(StopConsuming(tag=self._tag))
-            self._ended = True
+            self.end()

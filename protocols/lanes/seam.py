@@ -41,7 +41,8 @@ class LaneConsumer(Consumer):
     """Iterates over one lane's deliveries, with at most `prefetch` of them unsettled.
 
     `__next__` blocks up to the consumer's timeout and then returns None. It raises LaneUnavailable when the
-    transport is gone; the caller consumes again when it is back. Other methods are safe from any thread.
+    transport is gone or the consumer was closed; the caller consumes again when the transport is back. What is
+    unsettled by then comes again, to whoever consumes the lane. Other methods are safe from any thread.
     """
 
     def __next__(self) -> Delivery | None:
@@ -49,11 +50,15 @@ class LaneConsumer(Consumer):
         raise NotImplementedError
 
     def ack(self, message: MessageProxy) -> None:
-        """Settle a delivery for good. Does nothing when its transport is gone: it will be redelivered."""
+        """Settle a delivery for good. Does nothing when its consumer is gone: it will be redelivered."""
         raise NotImplementedError
 
     def nack(self, message: MessageProxy) -> None:
         """Refuse a delivery that can never be processed; the control plane collects it."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Take no more; what is unsettled goes back to the lane. Doing it again changes nothing."""
         raise NotImplementedError
 
 
