@@ -1,0 +1,214 @@
+"""What the command prints: tables and records for people, JSON for programs."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Json = Mapping[str, Any]
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Would move the cursor, recolour the terminal, or turn the text around."""
+_STYLES = {
+    "succeeded": "green",
+    "online": "green",
+    "approved": "green",
+    "running": "cyan",
+    "queued": "cyan",
+    "pending": "yellow",
+    "scheduled": "yellow",
+    "suspect": "yellow",
+    "draining": "yellow",
+    "dead": "red",
+    "lost": "red",
+    "rejected": "red",
+    "revoked": "red",
+    "cancelled": "dim",
+    "offline": "dim",
+}
+GAP = 2
+SHORTEST = 12
+"""Characters to which a text may be cut before whole columns are left out."""
+WIDE = 1_000_000
+"""Characters of a line that goes into a file or a pipe, where nothing is cut."""
+
+
+class Output(StrEnum):
+    """How to print data."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class Fit(StrEnum):
+    """What happens to a column when the terminal is too narrow for all of them."""
+
+    WHOLE = "whole"
+    CUT = "cut"
+    """Its texts are shortened."""
+    SPARE = "spare"
+    """It is left out, the last one first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its heading, and a row's text for it."""
+
+    heading: str
+    text: Callable[[Json], object]
+    fit: Fit = Fit.WHOLE
+
+
+def field(name: str, heading: str | None = None, fit: Fit = Fit.WHOLE) -> Column:
+    """Return the column of the field `name`."""
+    return Column(heading or name.replace("_", " "), lambda row: row.get(name), fit)
+
+
+def age(name: str, heading: str, fit: Fit = Fit.WHOLE) -> Column:
+    """Return a column that says how long ago the time in the field `name` was."""
+    return Column(heading, lambda row: elapsed(row.get(name)), fit)
+
+
+class Printer:
+    """Prints data to stdout in one of the two forms, and remarks to stderr."""
+
+    def __init__(self, output: Output = Output.TABLE) -> None:
+        self.output = output
+
+    def rows(self, items: Iterable[Json], columns: Sequence[Column], *, empty: str) -> None:
+        """Print a list; `empty` is the remark that stands in for a table without rows."""
+        found = list(items)
+        if self.output is Output.JSON:
+            self._json(found)
+        elif not found:
+            self.remark(empty)
+        else:
+            self._table(found, columns)
+
+    def record(self, item: Json) -> None:
+        """Print one thing with all its fields that have a value."""
+        if self.output is Output.JSON:
+            self._json(item)
+            return
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in item.items():
+            if value is not None and value not in ("", [], {}):
+                table.add_row(name.replace("_", " "), _styled(value))
+        _print(table)
+
+    def done(self, sentence: str, item: Any) -> None:
+        """Say that something was done; programs get the thing itself."""
+        if self.output is Output.JSON:
+            self._json(item)
+        else:
+            print(printable(sentence))  # noqa: T201 - this is where the command prints
+
+    def remark(self, text: str) -> None:
+        """Say something that is no data."""
+        print(printable(text), file=sys.stderr)  # noqa: T201 - this is where the command prints
+
+    def _json(self, value: Any) -> None:
+        print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201 - this is where the command prints
+
+    def _table(self, rows: Sequence[Json], columns: Sequence[Column]) -> None:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+        widths = _fit(rows, columns, console().width)
+        shown = [column for column in columns if column in widths]
+        for column in shown:
+            table.add_column(column.heading.upper(), no_wrap=True, overflow="ellipsis", width=widths[column])
+        for row in rows:
+            table.add_row(*(_styled(column.text(row), flat=True) for column in shown))
+        _print(table)
+
+
+def _fit(rows: Sequence[Json], columns: Sequence[Column], room: int) -> dict[Column, int]:
+    """Return the columns that there is room for, each with its width."""
+    natural = {column: max(len(column.heading), *(len(_flat(column.text(row))) for row in rows)) for column in columns}
+    least = {column: min(width, SHORTEST) if column.fit is Fit.CUT else width for column, width in natural.items()}
+    spare = [column for column in columns if column.fit is Fit.SPARE]
+    while spare and sum(least.values()) + GAP * len(least) > room:
+        del least[spare.pop()]
+    left = room - sum(least.values()) - GAP * len(least)
+    for column in [column for column in least if column.fit is Fit.CUT]:
+        more = max(0, min(left, natural[column] - least[column]))
+        least[column] += more
+        left -= more
+    return least
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Return a console that colours for a terminal only, and honours NO_COLOR."""
+    from rich.console import Console
+
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(
+        stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False, width=None if terminal else WIDE
+    )
+
+
+def _print(table: "Table") -> None:
+    target = console()
+    if target.is_terminal:
+        target.print(table)
+        return
+    with target.capture() as captured:
+        target.print(table)
+    # The padding of the last column would be thousands of spaces here.
+    print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")  # noqa: T201 - the command prints here
+
+
+def printable(text: str) -> str:
+    """Return `text` with the characters that would act on a terminal shown as escapes."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def elapsed(moment: object, now: datetime | None = None) -> str:
+    """Return how long ago an RFC 3339 time was, in its largest unit, such as `5m`."""
+    if not isinstance(moment, str):
+        return ""
+    try:
+        then = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    seconds = int(((now or datetime.now(UTC)) - then.astimezone(UTC)).total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{max(0, seconds)}s"
+
+
+def _flat(value: object) -> str:
+    return " ".join(_text(value).split())
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return printable(", ".join(value))
+    if isinstance(value, dict):
+        return "\n".join(f"{name.replace('_', ' ')}: {_flat(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return printable(json.dumps(value, ensure_ascii=False))
+    return printable(str(value))
+
+
+def _styled(value: object, *, flat: bool = False) -> Any:
+    from rich.text import Text
+
+    return Text(_flat(value) if flat else _text(value), style=_STYLES.get(str(value), ""))
