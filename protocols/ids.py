@@ -14,9 +14,14 @@ API_KEY = "key"
 
 
 def new_id(prefix: str) -> str:
-    """Return a new id such as `task_01973cf0a6b07c3d8f0e2a4b6c8d9e1f`."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = (milliseconds & (2**48 - 1)) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
+    """Return a new id such as `task_01973cf0a6b07c3d8f0e2a4b6c8d9e1f`.
+
+    Ids that one process makes one after the other sort in that order: the twelve bits behind the milliseconds
+    tell the time within them, to a quarter of a microsecond (RFC 9562, 6.2, method 3).
+    """
+    nanoseconds = time.time_ns()
+    milliseconds, rest = divmod(nanoseconds, 1_000_000)
+    fraction = rest * 4096 // 1_000_000
+    random = int.from_bytes(os.urandom(8)) & (2**62 - 1)
+    value = (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | fraction << 64 | 0x2 << 62 | random
     return f"{prefix}_{value:032x}"

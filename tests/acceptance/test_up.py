@@ -80,12 +80,12 @@ def test_however_up_ends_its_children_end_with_it(tmp_path: Path, number: signal
 def test_a_killed_worker_is_reported_and_comes_back_as_itself(warren: Warren) -> None:
     """A worker that dies is reported and started again, with the identity that is already approved."""
     with warren.client() as client:
-        (before,) = client.rows("/workers")
+        before = client.get("/workers/local-1")
         _worker_process(warren).kill()
         until("the report", lambda: "was ended by signal 9" in warren.output)
         until("a session", lambda: client.get(f"/workers/{before['id']}")["presence"] != "online")
         until("the return", lambda: client.get(f"/workers/{before['id']}")["presence"] == "online")
-        (after,) = client.rows("/workers")
+        after = client.get("/workers/local-1")
     assert (after["id"], after["approval"]) == (before["id"], "approved")
 
 
