@@ -34,6 +34,8 @@ class TaskFacts:
     """Whether this execution ran alone in a child process."""
     lease_lost: bool
     """Whether this execution's lease has ended before its outcome came."""
+    due_at: int | None = None
+    """Since when it might have run; work that was lost or handed back keeps its place before later work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,7 @@ def decide_lost(task: TaskFacts, *, now: int) -> Decision:
         return _dead(task, CauseOfDeath.LOST_UNKNOWN, losses=losses)
     if losses >= QUARANTINE_LOSSES:
         return _dead(task, CauseOfDeath.QUARANTINED, losses=losses)
-    return _again(task, now, event="task.lost", losses=losses, now=now)
+    return _again(task, _place(task, now), event="task.lost", losses=losses, now=now)
 
 
 def _failed(
@@ -122,7 +124,7 @@ def _process_died(task: TaskFacts, now: int) -> Decision:
     losses = task.losses + 1
     if task.isolated:
         return _dead(task, CauseOfDeath.QUARANTINED, losses=losses)
-    return _again(task, now, event="task.lost", losses=losses, now=now)
+    return _again(task, _place(task, now), event="task.lost", losses=losses, now=now)
 
 
 def _throttled(
@@ -140,18 +142,22 @@ def _interrupted(task: TaskFacts, outcome: Outcome, now: int) -> Decision:
     if outcome.effect is Effect.NONE:
         if task.state in (TaskState.SCHEDULED, TaskState.QUEUED):
             return _keep(task)
-        return _again(task, now, event="task.interrupted", now=now)
+        return _again(task, _place(task, now), event="task.interrupted", now=now)
     if task.delivery is Delivery.AT_MOST_ONCE:
         return _dead(task, CauseOfDeath.LOST_UNKNOWN)
     if task.state is not TaskState.RUNNING:
         return _keep(task)
-    return _again(task, now, event="task.interrupted", now=now)
+    return _again(task, _place(task, now), event="task.interrupted", now=now)
 
 
 def _reopens(task: TaskFacts, outcome: Outcome) -> bool:
     """Return whether a dead task lives again: its last execution, given up as lost, had not begun."""
     handed_back = outcome.kind in (OutcomeKind.INTERRUPTED, OutcomeKind.CANCELLED)
     return handed_back and outcome.effect is Effect.NONE and not task.cancel_requested
+
+
+def _place(task: TaskFacts, now: int) -> int:
+    return now if task.due_at is None else min(task.due_at, now)
 
 
 def _keep(task: TaskFacts) -> Decision:

@@ -151,6 +151,7 @@ def facts(task: Mapping[str, Any], execution: Mapping[str, Any]) -> TaskFacts:
         cancel_requested=task["cancel_requested"],
         created_at=task["created_at"],
         deadline_at=task["deadline_at"],
+        due_at=task["due_at"],
         isolated=execution["isolated"],
         lease_lost=execution["lease_ended_at"] is not None,
     )

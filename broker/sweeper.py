@@ -183,7 +183,7 @@ def _put_back(transaction: Transaction, queued: sa.Select[Any], reason: str) -> 
             TaskState.SCHEDULED,
             "task.requeued",
             {"reason": reason},
-            due_at=transaction.now,
+            due_at=task["due_at"],
         )
 
 

@@ -32,7 +32,7 @@ def move(
     was = TaskState(task["state"])
     if to not in LEGAL_TRANSITIONS[was]:
         raise WarrenError(f"no task goes from {was} to {to}")
-    changes = {"wait_reason": None, "due_at": None, **changes, "state": to.value}
+    changes = {"wait_reason": None, **changes, "state": to.value}
     if to in FINISHED_STATES:
         changes["finished_at"] = transaction.now
     elif was in FINISHED_STATES:
@@ -86,7 +86,7 @@ def carry_out(
         decision.event,
         told,
         cause=decision.cause.value if decision.cause else None,
-        due_at=decision.due_at,
+        due_at=decision.due_at if decision.state is TaskState.SCHEDULED else task["due_at"],
         wait_reason=decision.wait_reason,
         tries=decision.tries,
         losses=decision.losses,

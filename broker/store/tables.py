@@ -47,6 +47,7 @@ tasks = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("timeout_s", Float, nullable=False),
     Column("deadline_at", BigInteger),
+    # Since when it may run; None while it waits for its concurrency key.
     Column("due_at", BigInteger),
     Column("wait_reason", Text),
     Column("concurrency_key", String(200)),
