@@ -15,7 +15,7 @@ from broker.events import task_event
 from broker.store.tables import connections, providers, tasks, workers
 from broker.store.writer import Transaction, Writer
 from protocols import ids
-from protocols.codec import pack
+from protocols.codec import pack, unpack
 from protocols.envelope import MAX_ENVELOPE_BYTES
 from protocols.errors import IdempotencyMismatch, InvalidInput, NotFound
 from protocols.names import DEFAULT_POOL, BuiltinAction, LaneKind, check_name, lane_name, pinned_lane_name
@@ -55,7 +55,7 @@ class TaskForm(BaseModel):
     @field_validator("pool")
     @classmethod
     def _pool_is_a_name(cls, pool: str) -> str:
-        return pool if pool == DEFAULT_POOL else check_name(pool, "pool")
+        return check_name(pool, "pool")
 
     @field_validator("deadline")
     @classmethod
@@ -163,6 +163,8 @@ def _row(
     connection_id = references.resolve(connections, form.connection, "connection")[0] if form.connection else None
     worker_id = references.resolve(workers, form.worker, "worker")[0] if form.worker else None
     input_blob = pack([form.args, form.input], MAX_ENVELOPE_BYTES - _ENVELOPE_ROOM)
+    # What no worker could read is refused here, where someone can still be told.
+    unpack(input_blob, MAX_ENVELOPE_BYTES)
     key = submission.idempotency_key
     if key is not None and len(submission.forms) > 1:
         key = f"{key}:{number}"

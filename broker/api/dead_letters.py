@@ -60,6 +60,14 @@ async def delete(control: Control, admin: Admin, dead_letter_id: str) -> Respons
 
 
 def _dead_letters() -> Select[Any]:
-    return sa.select(dead_letters, tasks.c.action, tasks.c.lane, tasks.c.state.label("task_state")).select_from(
-        dead_letters.join(tasks, tasks.c.id == dead_letters.c.task_id)
+    return sa.select(
+        dead_letters,
+        _of_task(tasks.c.action).label("action"),
+        _of_task(tasks.c.lane).label("lane"),
+        _of_task(tasks.c.state).label("task_state"),
     )
+
+
+def _of_task(column: sa.Column[Any]) -> sa.ScalarSelect[Any]:
+    # No join: the list's total is counted without looking at any task.
+    return sa.select(column).where(tasks.c.id == dead_letters.c.task_id).scalar_subquery()

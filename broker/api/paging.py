@@ -46,7 +46,7 @@ def read_page(
     """Return work for `Store.read` that gives one page of `query`, ordered by its unique column `key`."""
 
     def read(connection: Connection) -> Page[T]:
-        counted = query.with_only_columns(key, maintain_column_froms=True).order_by(None).subquery()
+        counted = query.with_only_columns(key).order_by(None).subquery()
         total = connection.execute(sa.select(sa.func.count()).select_from(counted)).scalar_one()
         chosen = query.order_by(key.desc() if newest_first else key).offset(wanted.offset).limit(wanted.limit + 1)
         if wanted.cursor is not None:

@@ -153,11 +153,13 @@ def _tasks(*columns: sa.Column[Any]) -> Select[Any]:
     """Return a query for these columns of tasks, and the names of what they use (ids of what is gone)."""
     return sa.select(
         *columns,
-        sa.func.coalesce(providers.c.name, tasks.c.provider_id).label("provider"),
-        sa.func.coalesce(connections.c.name, tasks.c.connection_id).label("connection"),
-        sa.func.coalesce(workers.c.name, tasks.c.pinned_worker_id).label("worker"),
-    ).select_from(
-        tasks.outerjoin(providers, providers.c.id == tasks.c.provider_id)
-        .outerjoin(connections, connections.c.id == tasks.c.connection_id)
-        .outerjoin(workers, workers.c.id == tasks.c.pinned_worker_id)
+        _name(providers, tasks.c.provider_id).label("provider"),
+        _name(connections, tasks.c.connection_id).label("connection"),
+        _name(workers, tasks.c.pinned_worker_id).label("worker"),
     )
+
+
+def _name(table: sa.Table, reference: sa.Column[Any]) -> sa.ColumnElement[str | None]:
+    # No join: a list's total is counted without looking up a name for every task.
+    name = sa.select(table.c.name).where(table.c.id == reference).scalar_subquery()
+    return sa.func.coalesce(name, reference)

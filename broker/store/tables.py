@@ -65,7 +65,7 @@ tasks = Table(
     Column("error_code", String(128)),
     Column("error_message", Text),
     Column("cause", String(30)),
-    Column("idempotency_key", String(255)),
+    Column("idempotency_key", String(300)),
     Column("request_sha256", LargeBinary(32)),
     Column("created_by", String(128), nullable=False),
     Column("created_at", BigInteger, nullable=False),
@@ -78,6 +78,8 @@ tasks = Table(
     Index("ix_tasks_due", "due_at", "lane", **_only("scheduled")),
     Index("ix_tasks_window", "lane", "batch_id", **_only("queued")),
     Index("ix_tasks_concurrency", "concurrency_key", "state", **_only("scheduled", "queued", "running")),
+    Index("ix_tasks_provider", "provider_id", **_only(*_UNFINISHED)),
+    Index("ix_tasks_connection", "connection_id", **_only(*_UNFINISHED)),
     Index("ix_tasks_deadline", "deadline_at", **_only(*_UNFINISHED)),
 )
 

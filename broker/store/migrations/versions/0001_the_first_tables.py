@@ -228,7 +228,7 @@ def upgrade() -> None:
         sa.Column("error_code", sa.String(length=128), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("cause", sa.String(length=30), nullable=True),
-        sa.Column("idempotency_key", sa.String(length=255), nullable=True),
+        sa.Column("idempotency_key", sa.String(length=300), nullable=True),
         sa.Column("request_sha256", sa.LargeBinary(length=32), nullable=True),
         sa.Column("created_by", sa.String(length=128), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
@@ -247,6 +247,13 @@ def upgrade() -> None:
             postgresql_where=sa.text("state IN ('scheduled', 'queued', 'running')"),
         )
         batch_op.create_index(
+            "ix_tasks_connection",
+            ["connection_id"],
+            unique=False,
+            sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+            postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+        )
+        batch_op.create_index(
             "ix_tasks_deadline",
             ["deadline_at"],
             unique=False,
@@ -259,6 +266,13 @@ def upgrade() -> None:
             unique=False,
             sqlite_where=sa.text("state IN ('scheduled')"),
             postgresql_where=sa.text("state IN ('scheduled')"),
+        )
+        batch_op.create_index(
+            "ix_tasks_provider",
+            ["provider_id"],
+            unique=False,
+            sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+            postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
         )
         batch_op.create_index("ix_tasks_state_id", ["state", "id"], unique=False)
         batch_op.create_index(
@@ -322,12 +336,22 @@ def downgrade() -> None:
         )
         batch_op.drop_index("ix_tasks_state_id")
         batch_op.drop_index(
+            "ix_tasks_provider",
+            sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+            postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+        )
+        batch_op.drop_index(
             "ix_tasks_due",
             sqlite_where=sa.text("state IN ('scheduled')"),
             postgresql_where=sa.text("state IN ('scheduled')"),
         )
         batch_op.drop_index(
             "ix_tasks_deadline",
+            sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+            postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+        )
+        batch_op.drop_index(
+            "ix_tasks_connection",
             sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
             postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
         )
