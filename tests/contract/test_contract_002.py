@@ -1,0 +1,125 @@
+"""A plain HTTP client written from contract 002's text alone: the part of it that the kernel serves.
+
+Paths, methods and body fields are the contract's; each is tried with and without a trailing slash.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.processes import FAST
+
+WORKER = {
+    "name": "node-1",
+    "hostname": "node-1.example",
+    "ip_address": "192.0.2.7",
+    "max_agents": 4,
+    "cpu_cores": 8,
+    "memory_total_mb": 16384,
+    "os_info": "Debian 12",
+}
+BEAT = {"cpu_usage_percent": 12.5, "memory_usage_percent": 40, "disk_usage_percent": 71.2}
+
+
+class Client:
+    """Speaks to `http://host:port/api/v1`, as the contract says."""
+
+    def __init__(self, url: str, key: str, slash: str) -> None:
+        self._http = httpx2.Client(headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=30)
+        self._base = f"{url}/api/v1"
+        self._slash = slash
+
+    def __call__(self, method: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
+        answer = self._http.request(method, f"{self._base}{path}{self._slash}", json=body, params=query)
+        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    def close(self) -> None:
+        self._http.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One control plane for the file."""
+    with Cluster(tmp_path_factory.mktemp("contract"), FAST) as running:
+        running.broker.start()
+        yield running
+
+
+@pytest.fixture(params=["", "/"], ids=["plain", "slash"])
+def slash(request: pytest.FixtureRequest) -> str:
+    """The end of each path."""
+    return str(request.param)
+
+
+@pytest.fixture
+def admin(cluster: Cluster, slash: str) -> Iterator[Client]:
+    """An administrator."""
+    client = Client(cluster.broker.url, cluster.broker.key("admin"), slash)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def node(cluster: Cluster, slash: str) -> Iterator[Client]:
+    """A worker node."""
+    client = Client(cluster.broker.url, cluster.broker.key("worker"), slash)
+    yield client
+    client.close()
+
+
+def test_a_node_registers_is_approved_and_reports(admin: Client, node: Client) -> None:
+    """POST /workers/register, GET /admin/workers, PATCH …/approve, POST …/heartbeat."""
+    registered = node("POST", "/workers/register", WORKER)
+    listed = {worker["id"]: worker for worker in admin("GET", "/admin/workers")["data"]}
+    assert listed[registered["id"]]["status"] == "pending"
+    assert {field: listed[registered["id"]][field] for field in WORKER} == WORKER
+    approval = {"is_approved": True, "group": "default"}
+    approved = admin("PATCH", f"/admin/workers/{registered['id']}/approve", approval)
+    assert (approved["approval"], approved["group"]) == ("approved", "default")
+    beat = node("POST", f"/workers/{registered['id']}/heartbeat", BEAT)
+    assert beat["id"] == registered["id"]
+
+
+def test_a_node_is_rejected(admin: Client, node: Client) -> None:
+    """PATCH …/approve with `is_approved: false`."""
+    registered = node("POST", "/workers/register", WORKER)
+    rejected = admin("PATCH", f"/admin/workers/{registered['id']}/approve", {"is_approved": False})
+    assert rejected["approval"] == "rejected"
+
+
+def test_tasks_are_created_listed_read_and_cancelled(admin: Client) -> None:
+    """The task paths, and the list's `status_filter`, `priority`, `limit` and `offset`."""
+    made = admin("POST", "/tasks", {"action": "noop", "title": "t", "description": "d", "priority": "high"})
+    assert (made["title"], made["description"], made["priority"]) == ("t", "d", "high")
+    assert admin("GET", f"/tasks/{made['id']}")["id"] == made["id"]
+    found = admin("GET", "/tasks", status_filter=made["status"], priority="high", limit=100, offset=0)
+    assert made["id"] in {task["id"] for task in found["data"]}
+    assert admin("POST", f"/tasks/{made['id']}/cancel")["status"] == "cancelled"
+
+
+def test_dead_letters_are_listed(admin: Client) -> None:
+    """GET /dead-letter with `limit` and `offset`."""
+    assert admin("GET", "/dead-letter", limit=10, offset=0)["data"] == []
+
+
+def test_connections_and_secrets_are_kept(admin: Client, slash: str) -> None:
+    """The fields of POST /secrets and POST /ssh-connections; a secret's value is never given back."""
+    name = f"contract{len(slash)}"
+    secret = admin("POST", "/secrets", {"name": name, "value": "canary", "category": "ssh"})
+    assert "canary" not in str(admin("GET", f"/secrets/{secret['id']}"))
+    host = {"name": name, "hostname": "192.0.2.9", "port": 22, "username": "deploy", "auth_method": "key"}
+    connection = admin("POST", "/ssh-connections", host)
+    assert {field: connection[field] for field in host} == host
+    assert admin("PUT", f"/ssh-connections/{connection['id']}", {"port": 2222})["port"] == 2222
+    admin("DELETE", f"/ssh-connections/{connection['id']}")
+    admin("DELETE", f"/secrets/{secret['id']}")
+
+
+def test_health_needs_no_key(cluster: Cluster) -> None:
+    """GET /health tells status, service and version."""
+    answer = httpx2.get(f"{cluster.broker.url}/api/v1/health", trust_env=False).json()
+    assert {"status", "service", "version"} <= answer.keys()
