@@ -1,31 +1,43 @@
-"""Logs of Warren's processes: structlog to standard error, for people or as JSON lines."""
+"""Logging to stderr: structured, one line each; what libraries log goes the same way."""
 
 import logging
 import sys
 
 import structlog
+from structlog.typing import Processor
 
 
-def configure_logs(level: str, style: str) -> None:
-    """Set up this process's logs once; `style` is `console` or `json`."""
-    threshold = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-    shared: list[structlog.typing.Processor] = [
+def configure_logging(level: str, form: str) -> None:
+    """Set up structlog and the standard library's logging; `form` is `json` or `console`."""
+    threshold = getattr(logging, level.upper())
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.typing.Processor = (
+    last: Processor = (
         structlog.processors.JSONRenderer()
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     )
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer]
-        if style == "json"
-        else [*shared, renderer],
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    # Libraries log through the standard library; only what they find wrong is worth a line of ours.
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    rendering: list[Processor] = (
+        [strip, structlog.processors.format_exc_info, last] if form == "json" else [strip, last]
+    )
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=rendering))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(threshold)
+    for chatty in ("websockets", "httpx2", "httpcore2", "paramiko", "dramatiq"):
+        # Libraries log what the daemon reports itself, in other words and with tracebacks.
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
