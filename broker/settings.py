@@ -1,6 +1,7 @@
 """The control plane's settings: one frozen value, read from the environment once."""
 
 from pathlib import Path
+from typing import Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, ValidationError
@@ -42,8 +43,8 @@ class Settings(BaseSettings):
     """A batch that its lane has not confirmed by then is published anew."""
     lost_in_lane_s: float = Field(default=10.0, gt=0)
     sweep_s: float = Field(default=5.0, gt=0)
-    log_level: str = "info"
-    log_format: str = Field(default="console", pattern="^(console|json)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
 
     def check(self) -> None:
         """Raise InvalidSettings for values that are wrong together."""
@@ -67,6 +68,7 @@ def load() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        raise InvalidSettings(f"WARREN_{first_problem(error).upper()}") from error
+        field, _, problem = first_problem(error).partition(": ")
+        raise InvalidSettings(f"WARREN_{field.upper()}: {problem}") from error
     settings.check()
     return settings

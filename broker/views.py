@@ -1,4 +1,4 @@
-"""What people see of tasks, workers, events and dead letters; the names are documented in docs/design.md."""
+"""What people see of tasks, workers, events and dead letters; the names are documented in docs/http.md."""
 
 import base64
 from datetime import UTC, datetime

@@ -1,5 +1,6 @@
 """Time as a value that is handed in, so that tests can own it."""
 
+import threading
 import time
 from typing import Protocol
 
@@ -17,11 +18,24 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks; safe from any thread.
+
+    `now` never runs backwards: where somebody sets the wall clock back, it goes on at half speed until the wall
+    has caught up. Otherwise all that was due would have to wait until the same time comes again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now_ms = 0.0
+        self._at = time.monotonic()
 
     def now(self) -> int:
         """Return milliseconds since the Unix epoch, UTC."""
-        return time.time_ns() // 1_000_000
+        with self._lock:
+            at = time.monotonic()
+            slow_ms = self._now_ms + (at - self._at) * 500
+            self._now_ms, self._at = max(time.time_ns() / 1e6, slow_ms), at
+            return int(self._now_ms)
 
     def monotonic(self) -> float:
         """Return seconds that never run backwards."""

@@ -7,9 +7,9 @@ import structlog
 from structlog.typing import Processor
 
 
-def configure_logging(level: str, form: str) -> None:
-    """Set up structlog and the standard library's logging; `form` is `json` or `console`."""
-    threshold = getattr(logging, level.upper())
+def configure_logs(level: str, style: str) -> None:
+    """Set up structlog and the standard library's logging; `style` is `json` or `console`."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -17,7 +17,7 @@ def configure_logging(level: str, form: str) -> None:
     ]
     last: Processor = (
         structlog.processors.JSONRenderer()
-        if form == "json"
+        if style == "json"
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             exception_formatter=structlog.dev.plain_traceback,
@@ -32,7 +32,7 @@ def configure_logging(level: str, form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     rendering: list[Processor] = (
-        [strip, structlog.processors.format_exc_info, last] if form == "json" else [strip, last]
+        [strip, structlog.processors.format_exc_info, last] if style == "json" else [strip, last]
     )
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=rendering))
     root = logging.getLogger()

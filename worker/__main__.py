@@ -17,10 +17,10 @@ from protocols.errors import (
     WarrenError,
     WorkerRefused,
 )
+from protocols.logs import configure_logs
 from protocols.names import ExitCode
 from worker.agent import Agent
 from worker.identity import StateDir
-from worker.logs import configure_logging
 from worker.session import SessionRefused
 from worker.settings import Settings, load_settings
 
@@ -41,7 +41,7 @@ def main() -> int:
     """Run a worker until it is told to leave; return its exit status."""
     try:
         settings = load_settings()
-        configure_logging(settings.log_level, settings.log_format)
+        configure_logs(settings.log_level, settings.log_format)
         with StateDir(settings.state_dir) as state:
             settings.api_key()
             _run(settings, state)

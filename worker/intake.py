@@ -186,12 +186,11 @@ class Intake(Service, SessionListener):
             await self._settler.settle(done.report, done.kept, arrival.ack, durable_first=at_most_once)
         finally:
             self._open.pop(execution_id, None)
-            self._claiming.pop((envelope.task_id, envelope.attempt), None)
+            self._answered(envelope, arrival)
 
     async def _claim(self, envelope: Envelope, arrival: Arrival, execution_id: str) -> Done | None:
         stop: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
         self._open[execution_id] = stop
-        key = (envelope.task_id, envelope.attempt)
         claim = Claim(
             task_id=envelope.task_id,
             attempt=envelope.attempt,
@@ -207,8 +206,7 @@ class Intake(Service, SessionListener):
         except HandBack as reason:
             return Done(handed_back(envelope, execution_id, reason.code, reason.message), ())
         finally:
-            # From here on a delivery of the same attempt is a new one, for the gate to judge.
-            self._claiming.pop(key, None)
+            self._answered(envelope, arrival)
         # Decoded again: the delivery may be another one by now, and the hash is checked against its bytes.
         work = Work(
             envelope=arrival.delivery.envelope(),
@@ -218,6 +216,12 @@ class Intake(Service, SessionListener):
             stop=stop,
         )
         return await self._executor.execute(work)
+
+    def _answered(self, envelope: Envelope, arrival: Arrival) -> None:
+        """From here on another delivery of the same attempt is a new one, for the gate to judge."""
+        key = (envelope.task_id, envelope.attempt)
+        if self._claiming.get(key) is arrival:
+            del self._claiming[key]
 
     def _stop_execution(self, execution_id: str, reason: StopReason) -> None:
         stop = self._open.get(execution_id)

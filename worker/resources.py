@@ -48,10 +48,10 @@ def cgroup_limits(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> CgroupLim
     folders = list(_folders(root, own))
     if not folders:
         return None
-    memory = [(limit, folder) for folder in folders if (limit := _number(folder / "memory.max")) is not None]
-    cpu = [(limit, folder) for folder in folders if (limit := _cpus(folder / "cpu.max")) is not None]
-    _, memory_at = min(memory, default=(0, folders[0]))
-    _, cpu_at = min(cpu, default=(0.0, folders[0]))
+    memory = [(size, folder) for folder in folders if (size := _number(folder / "memory.max")) is not None]
+    cpu = [(cpus, folder) for folder in folders if (cpus := _cpus(folder / "cpu.max")) is not None]
+    memory_at = min(memory, default=(0, folders[0]))[1]
+    cpu_at = min(cpu, default=(0.0, folders[0]))[1]
     return CgroupLimits(
         memory_max=_number(memory_at / "memory.max"),
         memory_used=_number(memory_at / "memory.current") or 0,

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import structlog
 
+from protocols.errors import WarrenError
+
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_S = 10.0
@@ -69,6 +71,8 @@ class Service:
         try:
             await self.run()
         except Exception as error:
-            log.exception("a part of the worker crashed", part=type(self).__name__)
+            # An error of ours says all there is to say; anything else is a defect, of which the log tells where.
+            trace = None if isinstance(error, WarrenError) else error
+            log.critical("a part of the worker crashed", part=type(self).__name__, reason=str(error), exc_info=trace)
             if self._on_crash is not None:
                 self._on_crash(self, error)

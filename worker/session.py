@@ -13,6 +13,7 @@ from protocols.errors import (
     Forbidden,
     InvalidFrame,
     InvalidInput,
+    TooLarge,
     Unauthenticated,
     Unreachable,
     WarrenError,
@@ -102,6 +103,7 @@ class Session(Service):
         self._down = down_codec()
         self._epoch = 0
         self._registered = False
+        self._welcomed = False
         self._failures = 0
         self._broken = False
 
@@ -155,6 +157,7 @@ class Session(Service):
         async with asyncio.timeout(OPEN_TIMEOUT_S):
             welcome = await self._greet(socket)
         self._epoch = welcome.epoch
+        self._welcomed = True
         self._broken = True
         opened_at = time.monotonic()
         log.info("session open", epoch=welcome.epoch, lanes=welcome.lanes, ended=len(welcome.ended))
@@ -222,7 +225,9 @@ class Session(Service):
             return error.refused.code != WorkerPending.code and error.refused.retry_after_s is None
         if isinstance(error, WorkerRefused):
             return True
-        return not self._epoch and isinstance(error, (Unauthenticated, Forbidden, InvalidInput))
+        if self._welcomed or isinstance(error, (InvalidFrame, TooLarge)):
+            return False
+        return isinstance(error, (Unauthenticated, Forbidden, InvalidInput))
 
     def _delay(self, error: WarrenError) -> float:
         if isinstance(error, SessionRefused):

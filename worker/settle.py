@@ -74,7 +74,7 @@ class Settler(Service, SessionListener):
         self, report: OutcomeReport, kept: tuple[Kept, ...], ack: Callable[[], None], *, durable_first: bool
     ) -> None:
         """Take over an outcome. With `durable_first` it is on disk before it is sent, if the disk allows."""
-        frames = (*kept, Outcomes(items=(report,)))
+        frames: tuple[UpFrame, ...] = (*kept, Outcomes(items=(report,)))
         entry = _Unsettled(report.execution_id, frames, ack, time.monotonic(), spool_at=SPOOL_AFTER_S)
         entry.held = durable_first
         self._unsettled[entry.execution_id] = entry

@@ -213,6 +213,14 @@ async def test_nonsense_from_the_control_plane_does_not_end_the_worker(
         await plane.until(works)
 
 
+async def test_nonsense_in_place_of_a_challenge_is_tried_again(plane: ControlPlane, tmp_path: Path) -> None:
+    """Even before its first welcome the worker outlives whatever answers at the control plane's address."""
+    plane.nonsense = [b"\xc1", b"", b"\x82\xa1v\x01\xa1k\xa4ping"]
+    async with running_agent(plane, tmp_path):
+        assert plane.nonsense == []
+        await plane.outcome_of(plane.submit("add", 1, 2))
+
+
 async def test_heartbeats_come_at_once_and_tell_the_slots(plane: ControlPlane, tmp_path: Path) -> None:
     """The first heartbeat comes with the session; busy slots show in the following ones."""
     async with running_agent(plane, tmp_path):

@@ -61,6 +61,8 @@ class ControlPlane:
         self.registration_error: tuple[int, str] | None = None
         self.answer: Callable[[Claim], Answer | None] = self.grant
         self.ended: tuple[str, ...] = ()
+        self.nonsense: list[bytes] = []
+        """Sent in the place of a challenge, one at each attempt."""
         self.stores = True
         self.pings = True
         self.timeout_s = 60.0
@@ -288,6 +290,9 @@ class _Session:
     async def _greet(self) -> bool:
         plane = self._plane
         nonce = os.urandom(32)
+        if self._plane.nonsense:
+            await self._websocket.send_bytes(self._plane.nonsense.pop())
+            return False
         await self._websocket.send_bytes(self._down.encode(Challenge(nonce=nonce)))
         hello = self._up.decode(await self._websocket.receive_bytes())
         assert isinstance(hello, Hello)

@@ -9,7 +9,7 @@ import pytest
 
 from protocols.codec import pack
 from protocols.errors import StorageFull
-from protocols.frames import Kept, Outcomes, Pong, UpFrame, up_codec
+from protocols.frames import Kept, Outcomes, Pong, UpFrame, Welcome, up_codec
 from protocols.outcome import KeptOutput, Outcome, OutcomeReport, OutputChunk
 from worker.outbox import Outbox
 from worker.settle import Settler
@@ -123,7 +123,7 @@ async def test_a_full_disk_does_not_stop_the_settling(small_disk: Path) -> None:
     await settler.start()
     try:
         outbox.open()
-        settler.connected(None)  # type: ignore[arg-type]
+        settler.connected(Welcome(epoch=1, heartbeat_s=10.0, server_time=0))
         kept = tuple(frame for frame in frames("exec_1", 100 * 1024) if isinstance(frame, Kept))
         await settler.settle(report("exec_1"), kept, lambda: None, durable_first=True)
         assert settler.unsettled == ("exec_1",)
