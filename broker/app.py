@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 import uvicorn
+import uvloop
 
 from broker.api.app import create_api
 from broker.control import ControlPlane
@@ -64,8 +65,11 @@ def main() -> int:
     try:
         settings = load()
         configure_logs(settings.log_level, settings.log_format)
-        with DataDir(settings.data_dir) as data_dir:
-            return asyncio.run(_serve(settings, data_dir))
+        with (
+            DataDir(settings.data_dir) as data_dir,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            return runner.run(_serve(settings, data_dir))
     except WarrenError as error:
         sys.stderr.write(f"error: {error.message}\n")
         if error.hint:
@@ -250,7 +254,8 @@ def _uvicorn_config(settings: Settings, control: ControlPlane) -> uvicorn.Config
 
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named, since asyncio turns Nagle's algorithm off only for sockets that say they are TCP.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))

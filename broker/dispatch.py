@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from broker.store.tables import attempts, batches, tasks
+from broker.store.tables import attempts, batches, in_state, tasks
 from broker.store.writer import Transaction
 from broker.transitions import move
 from protocols import ids
@@ -33,12 +33,12 @@ _RATE_S = 2.0
 
 _log = structlog.get_logger(__name__)
 
-_QUEUED = sa.select(sa.func.count()).where(tasks.c.lane == sa.bindparam("lane"), tasks.c.state == "queued")
+_QUEUED = sa.select(sa.func.count()).where(tasks.c.lane == sa.bindparam("lane"), in_state(TaskState.QUEUED))
 _DUE = sa.union_all(
     *(
         sa.select(tasks)
         .where(
-            tasks.c.state == "scheduled",
+            in_state(TaskState.SCHEDULED),
             tasks.c.lane == sa.bindparam("lane"),
             tasks.c.priority == level.value,
             tasks.c.due_at <= sa.bindparam("now"),
@@ -51,6 +51,13 @@ _DUE = sa.union_all(
     )
 )
 """The first due tasks of each priority, in order."""
+_OPEN_BATCH = batches.insert()
+_ADD_ATTEMPTS = attempts.insert()
+_CONFIRM = (
+    batches.update()
+    .where(batches.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .values(confirmed_at=sa.bindparam("now"))
+)
 _HOLDERS = sa.select(sa.func.count()).where(
     tasks.c.concurrency_key == sa.bindparam("key"), tasks.c.state.in_(("queued", "running"))
 )
@@ -108,9 +115,7 @@ class Dispatcher:
         """
         confirmed = list(self._confirmed)
         if confirmed:
-            transaction.connection.execute(
-                batches.update().where(batches.c.id.in_(confirmed)).values(confirmed_at=transaction.now)
-            )
+            transaction.connection.execute(_CONFIRM, {"ids": confirmed, "now": transaction.now})
             transaction.after_commit(lambda: self._forget(len(confirmed)))
 
     def _forget(self, count: int) -> None:
@@ -125,12 +130,12 @@ class Dispatcher:
             return
         batch_id = ids.new_id(ids.BATCH)
         transaction.connection.execute(
-            batches.insert(),
+            _OPEN_BATCH,
             {"id": batch_id, "lane": lane, "transport": self._transport, "published_at": transaction.now},
         )
         bodies = [_publish(transaction, task, batch_id) for task in chosen]
         transaction.connection.execute(
-            attempts.insert(),
+            _ADD_ATTEMPTS,
             [
                 {
                     "task_id": task["id"],

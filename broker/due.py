@@ -8,11 +8,11 @@ from sqlalchemy.engine import Connection
 
 from broker.events import wait_until
 from broker.store.store import Store
-from broker.store.tables import tasks
+from broker.store.tables import in_state, tasks
 from broker.store.writer import Transaction
 from protocols.clock import Clock
 from protocols.errors import WarrenError
-from protocols.states import Priority
+from protocols.states import Priority, TaskState
 
 _LONGEST_S = 5.0
 _AGAIN_S = 1.0
@@ -31,11 +31,13 @@ _SCHEDULED_LANES = sa.text(
 )
 """One index seek per lane, where DISTINCT would read every waiting task."""
 _EARLIEST = sa.select(sa.func.min(tasks.c.due_at)).where(
-    tasks.c.state == "scheduled",
+    in_state(TaskState.SCHEDULED),
     tasks.c.lane == sa.bindparam("lane"),
     tasks.c.priority == sa.bindparam("level"),
 )
-_NEXT = sa.select(sa.func.min(tasks.c.due_at)).where(tasks.c.state == "scheduled", tasks.c.due_at > sa.bindparam("now"))
+_NEXT = sa.select(sa.func.min(tasks.c.due_at)).where(
+    in_state(TaskState.SCHEDULED), tasks.c.due_at > sa.bindparam("now")
+)
 
 _log = structlog.get_logger(__name__)
 

@@ -14,6 +14,7 @@ from broker.store.tables import events, tasks
 from broker.store.writer import Transaction
 from protocols.states import FINISHED_STATES, TaskState
 
+_ADD = events.insert()
 _PAGE = 500
 _GLANCE_S = 1.0
 """How long a reader sleeps at most: `stopping` rings no bell."""
@@ -89,7 +90,7 @@ class Journal:
         """Write what the transaction's work left in `events` (a before-commit hook)."""
         if transaction.events:
             rows = [{**event, "at": transaction.now} for event in transaction.events]
-            transaction.connection.execute(events.insert(), rows)
+            transaction.connection.execute(_ADD, rows)
             transaction.after_commit(self._doorbell.ring)
 
     async def follow(self, task_id: str | None, after: int) -> AsyncIterator[dict[str, Any]]:

@@ -7,11 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from broker.decide import SUSPECT_LOSSES
 from broker.dispatch import Dispatcher
 from broker.events import task_event
 from broker.store.tables import attempts, connections, executions, providers, secrets, sessions, tasks, workers
 from broker.store.writer import Transaction, Writer
+from broker.suspects import is_suspect, postpone, runs_one
 from broker.transitions import die
 from broker.vault import Vault
 from protocols.claim import Answer, Claim, ConnectionAccess, ProviderAccess, Verdict
@@ -38,6 +38,17 @@ _TASKS = (
     sa.select(tasks, attempts.c.envelope_sha256)
     .join(attempts, sa.and_(attempts.c.task_id == tasks.c.id, attempts.c.attempt == tasks.c.attempt))
     .where(tasks.c.id.in_(sa.bindparam("ids", expanding=True)))
+)
+_OPEN_EXECUTION = executions.insert()
+_LIVE: sa.Select[Any] = (
+    sa.select(sa.literal_column("1"))
+    .select_from(sessions.join(workers, workers.c.id == sessions.c.worker_id))
+    .where(
+        sessions.c.worker_id == sa.bindparam("worker_id"),
+        sessions.c.epoch == sa.bindparam("epoch"),
+        sessions.c.lease_ended_at.is_(None),
+        workers.c.approval == Approval.APPROVED.value,
+    )
 )
 _EXECUTIONS = sa.select(executions).where(executions.c.id.in_(sa.bindparam("ids", expanding=True)))
 
@@ -111,17 +122,8 @@ def _by_id(transaction: Transaction, query: sa.Select[Any], wanted: list[str]) -
 
 def _is_live(transaction: Transaction, batch: ClaimBatch) -> bool:
     """Return whether the session holds its lease and its worker is approved."""
-    query = (
-        sa.select(sa.literal(1))
-        .select_from(sessions.join(workers, workers.c.id == sessions.c.worker_id))
-        .where(
-            sessions.c.worker_id == batch.worker_id,
-            sessions.c.epoch == batch.epoch,
-            sessions.c.lease_ended_at.is_(None),
-            workers.c.approval == Approval.APPROVED.value,
-        )
-    )
-    return transaction.connection.execute(query).first() is not None
+    found = transaction.connection.execute(_LIVE, {"worker_id": batch.worker_id, "epoch": batch.epoch})
+    return found.first() is not None
 
 
 class _Desk:
@@ -147,7 +149,7 @@ class _Desk:
     def finish(self) -> None:
         """Write the executions that have started."""
         if self._started:
-            self._transaction.connection.execute(executions.insert(), self._started)
+            self._transaction.connection.execute(_OPEN_EXECUTION, self._started)
 
     def _answer(self, batch: ClaimBatch, claim: Claim) -> Granted:
         execution = self._known.get(claim.execution_id)
@@ -159,9 +161,20 @@ class _Desk:
         if task["deadline_at"] is not None and task["deadline_at"] <= self._transaction.now:
             self._expire(task, claim)
             return _drop(claim, "its deadline has passed")
+        if self._meets_another_suspect(batch, claim, task):
+            postpone(self._transaction, task)
+            self._tasks[claim.task_id] = {**task, "state": TaskState.SCHEDULED.value}
+            return _drop(claim, "the worker runs another suspect")
         if not self._compare_and_set(batch, claim):
             return _drop(claim, _why_not(task, claim))
         return self._start(batch, claim, task)
+
+    def _meets_another_suspect(self, batch: ClaimBatch, claim: Claim, task: Mapping[str, Any]) -> bool:
+        claimable = task["state"] == TaskState.QUEUED.value and task["attempt"] == claim.attempt
+        if not claimable or not is_suspect(task):
+            return False
+        starting = any(started["isolated"] and started["worker_id"] == batch.worker_id for started in self._started)
+        return starting or runs_one(self._transaction, batch.worker_id)
 
     def _compare_and_set(self, batch: ClaimBatch, claim: Claim) -> bool:
         changed = self._transaction.connection.execute(
@@ -177,7 +190,7 @@ class _Desk:
         return changed.rowcount == 1
 
     def _start(self, batch: ClaimBatch, claim: Claim, task: Mapping[str, Any]) -> Granted:
-        isolated = task["losses"] >= SUSPECT_LOSSES
+        isolated = is_suspect(task)
         execution = {
             "id": claim.execution_id,
             "task_id": claim.task_id,

@@ -10,11 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy import Select
 from sqlalchemy.engine import Connection
 
-from broker.store.tables import attempts, batches, dead_letters, executions, sessions, tasks
+from broker.store.tables import attempts, batches, dead_letters, executions, in_state, sessions, tasks
 from protocols.states import TaskState
 
 _RUNNING = TaskState.RUNNING.value
-_SCHEDULED = TaskState.SCHEDULED.value
 _QUEUED = TaskState.QUEUED.value
 
 
@@ -54,7 +53,7 @@ def _waits_for_nothing() -> Select[Any]:
         .scalar_subquery()
     )
     return sa.select(tasks.c.id).where(
-        tasks.c.state == _SCHEDULED,
+        in_state(TaskState.SCHEDULED),
         tasks.c.due_at.is_(None),
         sa.or_(tasks.c.concurrency_key.is_(None), holders < tasks.c.concurrency_limit),
     )
@@ -66,7 +65,7 @@ def _queued_without_attempt() -> Select[Any]:
         attempts.c.attempt == tasks.c.attempt,
         attempts.c.batch_id == tasks.c.batch_id,
     )
-    return sa.select(tasks.c.id).where(tasks.c.state == _QUEUED, ~published)
+    return sa.select(tasks.c.id).where(in_state(TaskState.QUEUED), ~published)
 
 
 def _unconfirmed(before: int) -> Select[Any]:
@@ -74,7 +73,7 @@ def _unconfirmed(before: int) -> Select[Any]:
         sa.select(tasks.c.id)
         .outerjoin(batches, batches.c.id == tasks.c.batch_id)
         .where(
-            tasks.c.state == _QUEUED,
+            in_state(TaskState.QUEUED),
             sa.or_(
                 batches.c.id.is_(None),
                 sa.and_(batches.c.confirmed_at.is_(None), batches.c.published_at < before),

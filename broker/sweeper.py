@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from broker.leases import lose, running_rows
 from broker.settings import Settings
 from broker.store.store import Store
-from broker.store.tables import batches, executions, sessions, tasks
+from broker.store.tables import batches, executions, in_state, sessions, tasks
 from broker.store.writer import Transaction
 from broker.transitions import die, move
 from protocols.clock import Clock
@@ -63,7 +63,7 @@ class Sweeper:
             sa.select(tasks)
             .outerjoin(batches, batches.c.id == tasks.c.batch_id)
             .where(
-                tasks.c.state == _QUEUED,
+                in_state(TaskState.QUEUED),
                 sa.or_(batches.c.id.is_(None), batches.c.transport != self._transport),
             )
         )
@@ -76,7 +76,7 @@ class Sweeper:
             sa.select(tasks)
             .join(batches, batches.c.id == tasks.c.batch_id)
             .where(
-                tasks.c.state == _QUEUED,
+                in_state(TaskState.QUEUED),
                 batches.c.confirmed_at.is_(None),
                 batches.c.published_at < before,
             )
@@ -108,7 +108,7 @@ class _Republish:
             sa.select(tasks)
             .join(batches, batches.c.id == tasks.c.batch_id)
             .where(
-                tasks.c.state == _QUEUED,
+                in_state(TaskState.QUEUED),
                 tasks.c.lane == self._lane,
                 batches.c.confirmed_at < self._confirmed_before,
             )
@@ -118,7 +118,7 @@ class _Republish:
 
 def _queued_lanes(connection: Connection) -> list[str]:
     # Windows are small, so this reads few rows.
-    found = connection.execute(sa.select(tasks.c.lane).where(tasks.c.state == _QUEUED).distinct())
+    found = connection.execute(sa.select(tasks.c.lane).where(in_state(TaskState.QUEUED)).distinct())
     return list(found.scalars())
 
 
@@ -145,7 +145,7 @@ def _wake_keys(transaction: Transaction) -> None:
         .scalar_subquery()
     )
     forgotten = sa.select(tasks.c.id, tasks.c.lane).where(
-        tasks.c.state == _SCHEDULED,
+        in_state(TaskState.SCHEDULED),
         tasks.c.due_at.is_(None),
         sa.or_(tasks.c.concurrency_key.is_(None), holders < tasks.c.concurrency_limit),
     )

@@ -22,6 +22,27 @@ from protocols.states import Priority, TaskState
 MAX_BULK = 1000
 _HEAVY = ("input_blob", "result_blob")
 
+
+def _tasks(*columns: sa.Column[Any]) -> Select[Any]:
+    """Return a query for these columns of tasks, and the names of what they use (ids of what is gone)."""
+    return sa.select(
+        *columns,
+        _name(providers, tasks.c.provider_id).label("provider"),
+        _name(connections, tasks.c.connection_id).label("connection"),
+        _name(workers, tasks.c.pinned_worker_id).label("worker"),
+    )
+
+
+def _name(table: sa.Table, reference: sa.Column[Any]) -> sa.ColumnElement[str | None]:
+    # No join: a list's total is counted without looking up a name for every task.
+    name = sa.select(table.c.name).where(table.c.id == reference).scalar_subquery()
+    return sa.func.coalesce(name, reference)
+
+
+# Building a query of so many columns takes longer than running it.
+_ONE = _tasks(*tasks.c).where(tasks.c.id == sa.bindparam("task_id"))
+_SUMMARIES = _tasks(*(column for column in tasks.c if column.name not in _HEAVY))
+
 router = APIRouter(prefix="/tasks", tags=["tasks"], route_class=StrictRoute)
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 PriorityName = Annotated[str, Query(pattern="^(low|normal|high|critical)$")]
@@ -100,7 +121,7 @@ async def list_tasks(
     priority: PriorityName | None = None,
 ) -> Page[TaskSummary]:
     """List tasks, newest first, without what went in and came out."""
-    query = _tasks(*(column for column in tasks.c if column.name not in _HEAVY))
+    query = _SUMMARIES
     chosen_state = state or status or status_filter
     if chosen_state is not None:
         query = query.where(tasks.c.state == chosen_state.value)
@@ -130,7 +151,7 @@ async def read_task(control: ControlPlane, task_id: str) -> TaskView:
     """Return the task with this id; raises NotFound."""
 
     def find(connection: Connection) -> TaskView:
-        row = connection.execute(_tasks(*tasks.c).where(tasks.c.id == task_id)).first()
+        row = connection.execute(_ONE, {"task_id": task_id}).first()
         if row is None:
             raise _no_task(task_id)
         return task_view(row)
@@ -147,19 +168,3 @@ async def require_task(control: ControlPlane, task_id: str) -> None:
 
 def _no_task(task_id: str) -> NotFound:
     return NotFound(f"there is no task {task_id[:80]!r}")
-
-
-def _tasks(*columns: sa.Column[Any]) -> Select[Any]:
-    """Return a query for these columns of tasks, and the names of what they use (ids of what is gone)."""
-    return sa.select(
-        *columns,
-        _name(providers, tasks.c.provider_id).label("provider"),
-        _name(connections, tasks.c.connection_id).label("connection"),
-        _name(workers, tasks.c.pinned_worker_id).label("worker"),
-    )
-
-
-def _name(table: sa.Table, reference: sa.Column[Any]) -> sa.ColumnElement[str | None]:
-    # No join: a list's total is counted without looking up a name for every task.
-    name = sa.select(table.c.name).where(table.c.id == reference).scalar_subquery()
-    return sa.func.coalesce(name, reference)

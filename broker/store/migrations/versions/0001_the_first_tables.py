@@ -243,51 +243,51 @@ def upgrade() -> None:
             "ix_tasks_concurrency",
             ["concurrency_key", "state"],
             unique=False,
-            sqlite_where=sa.text("state IN ('scheduled', 'queued', 'running')"),
-            postgresql_where=sa.text("state IN ('scheduled', 'queued', 'running')"),
+            sqlite_where=sa.text("concurrency_key IS NOT NULL"),
+            postgresql_where=sa.text("concurrency_key IS NOT NULL"),
         )
         batch_op.create_index(
             "ix_tasks_connection",
-            ["connection_id"],
+            ["connection_id", "state"],
             unique=False,
-            sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
-            postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+            sqlite_where=sa.text("connection_id IS NOT NULL"),
+            postgresql_where=sa.text("connection_id IS NOT NULL"),
         )
         batch_op.create_index(
             "ix_tasks_deadline",
-            ["deadline_at"],
+            ["state", "deadline_at"],
             unique=False,
-            sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
-            postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+            sqlite_where=sa.text("deadline_at IS NOT NULL"),
+            postgresql_where=sa.text("deadline_at IS NOT NULL"),
         )
         batch_op.create_index(
             "ix_tasks_due",
             ["due_at", "lane"],
             unique=False,
-            sqlite_where=sa.text("state IN ('scheduled')"),
-            postgresql_where=sa.text("state IN ('scheduled')"),
+            sqlite_where=sa.text("state = 'scheduled'"),
+            postgresql_where=sa.text("state = 'scheduled'"),
         )
         batch_op.create_index(
             "ix_tasks_provider",
-            ["provider_id"],
+            ["provider_id", "state"],
             unique=False,
-            sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
-            postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+            sqlite_where=sa.text("provider_id IS NOT NULL"),
+            postgresql_where=sa.text("provider_id IS NOT NULL"),
         )
         batch_op.create_index("ix_tasks_state_id", ["state", "id"], unique=False)
         batch_op.create_index(
             "ix_tasks_waiting",
             ["lane", "priority", "due_at", "id"],
             unique=False,
-            sqlite_where=sa.text("state IN ('scheduled')"),
-            postgresql_where=sa.text("state IN ('scheduled')"),
+            sqlite_where=sa.text("state = 'scheduled'"),
+            postgresql_where=sa.text("state = 'scheduled'"),
         )
         batch_op.create_index(
             "ix_tasks_window",
             ["lane", "batch_id"],
             unique=False,
-            sqlite_where=sa.text("state IN ('queued')"),
-            postgresql_where=sa.text("state IN ('queued')"),
+            sqlite_where=sa.text("state = 'queued'"),
+            postgresql_where=sa.text("state = 'queued'"),
         )
 
     op.create_table(
@@ -325,40 +325,36 @@ def downgrade() -> None:
     op.drop_table("workers")
     with op.batch_alter_table("tasks", schema=None) as batch_op:
         batch_op.drop_index(
-            "ix_tasks_window",
-            sqlite_where=sa.text("state IN ('queued')"),
-            postgresql_where=sa.text("state IN ('queued')"),
+            "ix_tasks_window", sqlite_where=sa.text("state = 'queued'"), postgresql_where=sa.text("state = 'queued'")
         )
         batch_op.drop_index(
             "ix_tasks_waiting",
-            sqlite_where=sa.text("state IN ('scheduled')"),
-            postgresql_where=sa.text("state IN ('scheduled')"),
+            sqlite_where=sa.text("state = 'scheduled'"),
+            postgresql_where=sa.text("state = 'scheduled'"),
         )
         batch_op.drop_index("ix_tasks_state_id")
         batch_op.drop_index(
             "ix_tasks_provider",
-            sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
-            postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+            sqlite_where=sa.text("provider_id IS NOT NULL"),
+            postgresql_where=sa.text("provider_id IS NOT NULL"),
         )
         batch_op.drop_index(
-            "ix_tasks_due",
-            sqlite_where=sa.text("state IN ('scheduled')"),
-            postgresql_where=sa.text("state IN ('scheduled')"),
+            "ix_tasks_due", sqlite_where=sa.text("state = 'scheduled'"), postgresql_where=sa.text("state = 'scheduled'")
         )
         batch_op.drop_index(
             "ix_tasks_deadline",
-            sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
-            postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+            sqlite_where=sa.text("deadline_at IS NOT NULL"),
+            postgresql_where=sa.text("deadline_at IS NOT NULL"),
         )
         batch_op.drop_index(
             "ix_tasks_connection",
-            sqlite_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
-            postgresql_where=sa.text("state IN ('awaiting_approval', 'queued', 'running', 'scheduled')"),
+            sqlite_where=sa.text("connection_id IS NOT NULL"),
+            postgresql_where=sa.text("connection_id IS NOT NULL"),
         )
         batch_op.drop_index(
             "ix_tasks_concurrency",
-            sqlite_where=sa.text("state IN ('scheduled', 'queued', 'running')"),
-            postgresql_where=sa.text("state IN ('scheduled', 'queued', 'running')"),
+            sqlite_where=sa.text("concurrency_key IS NOT NULL"),
+            postgresql_where=sa.text("concurrency_key IS NOT NULL"),
         )
 
     op.drop_table("tasks")
