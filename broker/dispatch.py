@@ -59,7 +59,8 @@ _CONFIRM = (
     .values(confirmed_at=sa.bindparam("now"))
 )
 _HOLDERS = sa.select(sa.func.count()).where(
-    tasks.c.concurrency_key == sa.bindparam("key"), tasks.c.state.in_(("queued", "running"))
+    tasks.c.concurrency_key == sa.bindparam("key"),
+    sa.or_(in_state(TaskState.QUEUED), in_state(TaskState.RUNNING)),
 )
 
 

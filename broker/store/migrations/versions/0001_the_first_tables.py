@@ -318,6 +318,31 @@ def upgrade() -> None:
         sa.Column("approved_by", sa.String(length=128), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
     )
+    _tell_planner()
+
+
+def _tell_planner() -> None:
+    """Tell SQLite how a large table looks, since it would else choose by how the empty one looks.
+
+    Each row is (index, "rows, then rows for each equal first column, first two columns, …"), as ANALYZE writes it
+    (https://sqlite.org/fileformat2.html#stat1tab). Nobody may run ANALYZE on this database after that.
+    """
+    connection = op.get_bind()
+    if connection.dialect.name != "sqlite":
+        return
+    connection.exec_driver_sql("ANALYZE sqlite_schema")
+    for index, rows in (
+        ("ix_tasks_state_id", "1000000 300000 1"),
+        ("ix_tasks_waiting", "1000000 100000 50000 10 1"),
+        ("ix_tasks_due", "1000000 10 2"),
+        ("ix_tasks_window", "2000 200 20"),
+        ("ix_tasks_concurrency", "100000 1000 300"),
+        ("ix_tasks_provider", "1000000 300000 100000"),
+        ("ix_tasks_connection", "1000000 10000 3000"),
+        ("ix_tasks_deadline", "10000 2000 1"),
+    ):
+        connection.exec_driver_sql("INSERT INTO sqlite_stat1 VALUES ('tasks', ?, ?)", (index, rows))
+    connection.exec_driver_sql("ANALYZE sqlite_schema")
 
 
 def downgrade() -> None:
