@@ -130,7 +130,7 @@ def _cluster(folder: Path) -> Iterator[tuple[httpx2.Client, dict[str, int]]]:
                 "WARREN_WORKER_KEY_FILE": str(folder / "worker.key"),
                 "WARREN_WORKER_STATE_DIR": str(folder / "worker"),
                 "WARREN_WORKER_SLOTS_PYTHON": str(SLOTS),
-                "WARREN_WORKER_ACTIONS": "noop=bench.actions:noop,started_at=bench.actions:started_at",
+                "WARREN_WORKER_ACTIONS": "noop=bench._actions:noop,started_at=bench._actions:started_at",
             },
         )
         with httpx2.Client(
