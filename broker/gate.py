@@ -40,8 +40,8 @@ _TASKS = (
     .where(tasks.c.id.in_(sa.bindparam("ids", expanding=True)))
 )
 _OPEN_EXECUTION = executions.insert()
-_LIVE: sa.Select[Any] = (
-    sa.select(sa.literal_column("1"))
+_POOLS_IF_LIVE = (
+    sa.select(workers.c.pools)
     .select_from(sessions.join(workers, workers.c.id == sessions.c.worker_id))
     .where(
         sessions.c.worker_id == sa.bindparam("worker_id"),
@@ -111,7 +111,10 @@ class Gate:
         known = _by_id(transaction, _EXECUTIONS, [claim.execution_id for claim in claims])
         found = _by_id(transaction, _TASKS, [claim.task_id for claim in claims])
         desk = _Desk(transaction, self._dispatcher, known, found)
-        answers = [desk.answer(batch) if _is_live(transaction, batch) else None for batch in batches]
+        answers = [
+            None if (pools := _pools_if_live(transaction, batch)) is None else desk.answer(batch, pools)
+            for batch in batches
+        ]
         desk.finish()
         return answers
 
@@ -120,10 +123,11 @@ def _by_id(transaction: Transaction, query: sa.Select[Any], wanted: list[str]) -
     return {row.id: row._asdict() for row in transaction.connection.execute(query, {"ids": wanted})}
 
 
-def _is_live(transaction: Transaction, batch: ClaimBatch) -> bool:
-    """Return whether the session holds its lease and its worker is approved."""
-    found = transaction.connection.execute(_LIVE, {"worker_id": batch.worker_id, "epoch": batch.epoch})
-    return found.first() is not None
+def _pools_if_live(transaction: Transaction, batch: ClaimBatch) -> frozenset[str] | None:
+    """Return the worker's pools; None unless the session holds its lease and the worker is approved."""
+    session = {"worker_id": batch.worker_id, "epoch": batch.epoch}
+    found = transaction.connection.execute(_POOLS_IF_LIVE, session).first()
+    return None if found is None else frozenset(found.pools)
 
 
 class _Desk:
@@ -143,21 +147,23 @@ class _Desk:
         self._started: list[dict[str, Any]] = []
         self._access = _AccessReader(transaction)
 
-    def answer(self, batch: ClaimBatch) -> tuple[Granted, ...]:
-        return tuple(self._answer(batch, claim) for claim in batch.claims)
+    def answer(self, batch: ClaimBatch, pools: frozenset[str]) -> tuple[Granted, ...]:
+        return tuple(self._answer(batch, pools, claim) for claim in batch.claims)
 
     def finish(self) -> None:
         """Write the executions that have started."""
         if self._started:
             self._transaction.connection.execute(_OPEN_EXECUTION, self._started)
 
-    def _answer(self, batch: ClaimBatch, claim: Claim) -> Granted:
+    def _answer(self, batch: ClaimBatch, pools: frozenset[str], claim: Claim) -> Granted:
         execution = self._known.get(claim.execution_id)
         task = self._tasks.get(claim.task_id)
         if execution is not None:
             return self._repeat(batch, claim, execution, task)
         if task is None:
             return _drop(claim, "no such task, or an attempt that was never published")
+        if not _may_run(batch.worker_id, pools, task):
+            return _drop(claim, "its lane is not this worker's")
         if task["deadline_at"] is not None and task["deadline_at"] <= self._transaction.now:
             self._expire(task, claim)
             return _drop(claim, "its deadline has passed")
@@ -318,6 +324,12 @@ class _AccessReader:
             found = self._connection.execute(sa.select(table).where(table.c.id == row_id)).first()
             self._rows[key] = None if found is None else found._asdict()
         return self._rows[key]
+
+
+def _may_run(worker_id: str, pools: frozenset[str], task: Mapping[str, Any]) -> bool:
+    """Return whether the task's lane is the worker's; a worker can claim any task whose id it has come to know."""
+    pinned = task["pinned_worker_id"]
+    return bool(pinned == worker_id if pinned is not None else task["pool"] in pools)
 
 
 def _why_not(task: Mapping[str, Any], claim: Claim) -> str:

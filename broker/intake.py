@@ -47,6 +47,14 @@ class Reported:
     report: OutcomeReport
 
 
+@dataclass(frozen=True, slots=True)
+class ReportedOutput:
+    """A part of an execution's output and the worker whose session brought it."""
+
+    worker_id: str
+    output: KeptOutput
+
+
 class Intake:
     """Applies what workers report."""
 
@@ -58,9 +66,9 @@ class Intake:
         """Store and apply one outcome; done when it is durable. Repeating it changes nothing."""
         return self._writer.gather(self._apply, reported)
 
-    def keep(self, output: KeptOutput) -> Future[None]:
+    def keep(self, reported: ReportedOutput) -> Future[None]:
         """Store a part of an execution's output. Repeating it changes nothing."""
-        return self._writer.gather(_keep, output)
+        return self._writer.gather(_keep, reported)
 
     def _apply(self, transaction: Transaction, items: Sequence[Reported]) -> Sequence[None]:
         wanted = [item.report.execution_id for item in items]
@@ -188,18 +196,23 @@ def _late_event(task: Mapping[str, Any], execution: Mapping[str, Any], outcome: 
     return {**event, "attempt": execution["attempt"]}
 
 
-def _keep(transaction: Transaction, items: Sequence[KeptOutput]) -> Sequence[None]:
+def _keep(transaction: Transaction, items: Sequence[ReportedOutput]) -> Sequence[None]:
+    wanted = [item.output.execution_id for item in items]
+    found = transaction.connection.execute(_EXECUTIONS, {"ids": wanted})
+    owners = {row.id: (row.worker_id, row.task_id, row.attempt) for row in found}
     rows = [
         {
-            "execution_id": item.execution_id,
-            "part": item.part,
-            "task_id": item.task_id,
-            "attempt": item.attempt,
-            "last": item.last,
-            "total_bytes": item.total_bytes,
-            "chunks_blob": pack([[chunk.offset, chunk.stream, chunk.data] for chunk in item.chunks], _MAX_BLOB),
+            "execution_id": output.execution_id,
+            "part": output.part,
+            "task_id": output.task_id,
+            "attempt": output.attempt,
+            "last": output.last,
+            "total_bytes": output.total_bytes,
+            "chunks_blob": pack([[chunk.offset, chunk.stream, chunk.data] for chunk in output.chunks], _MAX_BLOB),
         }
         for item in items
+        if owners.get((output := item.output).execution_id) == (item.worker_id, output.task_id, output.attempt)
     ]
-    transaction.connection.execute(insert_new(transaction.connection, outputs), rows)
+    if rows:
+        transaction.connection.execute(insert_new(transaction.connection, outputs), rows)
     return [None] * len(items)

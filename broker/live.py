@@ -22,6 +22,10 @@ from protocols.outcome import OutputChunk
 from protocols.states import FINISHED_STATES, TaskState
 
 MAX_BUFFER_BYTES = 1024 * 1024
+MAX_TOTAL_BYTES = 256 * 1024 * 1024
+"""Of all buffers; the oldest goes first, since it may be that of an execution which was lost."""
+_PIECE_BYTES = 200
+"""What a piece takes besides its data."""
 _MAX_BLOB = 4 * 1024 * 1024
 _GLANCE_S = 1.0
 
@@ -73,14 +77,14 @@ class _Buffer:
     def __init__(self) -> None:
         self._pieces: list[OutputPiece] = []
         self._offsets: list[int] = []
-        self._size = 0
+        self.size = 0
 
     def add(self, piece: OutputPiece) -> None:
         self._pieces.append(piece)
         self._offsets.append(piece.offset)
-        self._size += len(piece.data)
-        while self._size > MAX_BUFFER_BYTES:
-            self._size -= len(self._pieces.pop(0).data)
+        self.size += len(piece.data) + _PIECE_BYTES
+        while self.size > MAX_BUFFER_BYTES:
+            self.size -= len(self._pieces.pop(0).data) + _PIECE_BYTES
             del self._offsets[0]
 
     def contiguous(self, offset: int) -> Iterator[OutputPiece]:
@@ -104,19 +108,30 @@ class LiveOutput:
         self._stopping = stopping
         self._doorbell = doorbell
         self._buffers: dict[str, _Buffer] = {}
+        self._size = 0
         self._readers: dict[str, set[asyncio.Event]] = {}
 
     def arrive(self, chunks: Sequence[OutputChunk]) -> None:
         """Take live chunks from a worker's session."""
         for chunk in chunks:
             piece = OutputPiece(chunk.attempt, chunk.execution_id, chunk.stream, chunk.offset, chunk.data)
-            self._buffers.setdefault(chunk.execution_id, _Buffer()).add(piece)
+            self._add(chunk.execution_id, piece)
             for reader in self._readers.get(chunk.task_id, ()):
                 reader.set()
 
     def forget(self, execution_id: str) -> None:
         """The execution's output is stored now, or will never come."""
-        self._buffers.pop(execution_id, None)
+        buffer = self._buffers.pop(execution_id, None)
+        if buffer is not None:
+            self._size -= buffer.size
+
+    def _add(self, execution_id: str, piece: OutputPiece) -> None:
+        buffer = self._buffers.setdefault(execution_id, _Buffer())
+        before = buffer.size
+        buffer.add(piece)
+        self._size += buffer.size - before
+        while self._size > MAX_TOTAL_BYTES:
+            self.forget(next(iter(self._buffers)))
 
     async def kept(self, task_id: str) -> list[OutputPiece]:
         """Return the stored output of the task's last execution that has one."""

@@ -23,6 +23,8 @@ class Opened:
 
     epoch: int
     resumed: bool
+    running: frozenset[str]
+    """The worker's executions whose leases live."""
     ended: tuple[str, ...]
     """Of the executions that the worker still runs: those whose leases have ended."""
     cancelled: tuple[str, ...]
@@ -89,6 +91,7 @@ class Roll:
         return Opened(
             epoch=epoch,
             resumed=resumed,
+            running=alive,
             ended=tuple(sorted(_known(transaction, hello.running) - alive)),
             cancelled=cancelled,
             lanes=worker_lanes(worker.id, worker.pools, _provider_names(transaction.connection)),

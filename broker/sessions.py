@@ -13,12 +13,13 @@ from sqlalchemy.engine import Connection, Row
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from broker.gate import ClaimBatch, Gate
-from broker.intake import Intake, Reported
+from broker.intake import Intake, Reported, ReportedOutput
 from broker.live import LiveOutput
 from broker.roll import Opened, Roll
 from broker.settings import Settings
 from broker.store.store import Store
 from broker.store.tables import workers
+from protocols.claim import Verdict
 from protocols.clock import Clock
 from protocols.errors import (
     InvalidFrame,
@@ -227,6 +228,8 @@ class Session:
         self._to_send = asyncio.Event()
         self._ending: WarrenError | None = None
         self._lanes: tuple[str, ...] = ()
+        self._running: set[str] = set()
+        """The executions that this worker may report about."""
         self._work: set[asyncio.Task[None]] = set()
         self._receiver: asyncio.Task[bool] | None = None
         self._channel = DirectChannel(sessions.lanes, self._wake_sender)
@@ -235,6 +238,7 @@ class Session:
         """Make the opening the first thing that the worker hears."""
         self.epoch = opened.epoch
         self._lanes = opened.lanes
+        self._running = set(opened.running)
         self._send(
             Welcome(
                 epoch=opened.epoch,
@@ -327,9 +331,10 @@ class Session:
             case Outcomes():
                 self._start(self._outcomes(frame))
             case Output():
-                self._sessions.live.arrive(frame.chunks)
+                self._sessions.live.arrive([chunk for chunk in frame.chunks if chunk.execution_id in self._running])
             case Kept():
-                self._start(self._persist(lambda: self._sessions.intake.keep(frame.output)))
+                kept = ReportedOutput(self.worker_id, frame.output)
+                self._start(self._persist(lambda: self._sessions.intake.keep(kept)))
             case Heartbeat():
                 self._start(self._heartbeat(frame))
             case Consume() if frame.lane not in self._lanes:
@@ -361,6 +366,7 @@ class Session:
         if granted is None:
             self.end(Unavailable("this session's lease has ended"))
             return
+        self._running |= {one.answer.execution_id for one in granted if one.answer.verdict is not Verdict.DROP}
         answers = tuple(
             self._sessions.gate.seal(answer, worker_id=self.worker_id, sealing_key=self._sealing_key)
             for answer in granted
@@ -370,7 +376,8 @@ class Session:
     async def _outcomes(self, frame: Outcomes) -> None:
         await asyncio.gather(*(self._outcome(item) for item in frame.items))
         stored = tuple(item.execution_id for item in frame.items)
-        for execution_id in stored:
+        for execution_id in self._running.intersection(stored):
+            self._running.discard(execution_id)
             self._sessions.live.forget(execution_id)
         self._send(OutcomesStored(execution_ids=stored))
 

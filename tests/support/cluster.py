@@ -67,6 +67,13 @@ class Cluster:
         self.processes.append(worker)
         return worker
 
+    def start(self, *workers: Worker) -> None:
+        """Start workers side by side and wait until they are at work."""
+        for worker in workers:
+            worker.spawn()
+        for worker in workers:
+            worker.ready()
+
     def lethal(self, process: Process, points: Sequence[str]) -> Trigger:
         """Have a process run under the killer from its next start on; returns what arms its points."""
         trigger = Trigger(self.directory / f"{process.name}.trigger")
@@ -105,6 +112,13 @@ class Cluster:
 
 
 def tasks_of_both_kinds(make: Callable[..., dict[str, Any]], prefix: str, each: int, **more: Any) -> list[Any]:
-    """Return forms of at_least_once and at_most_once tasks in turn."""
-    modes = ("at_least_once", "at_most_once")
-    return [make(f"{prefix}-{mode}-{number}", delivery=mode, **more) for number in range(each) for mode in modes]
+    """Return forms of so many at_least_once and at_most_once tasks each.
+
+    They come in pairs of a kind, so that two workers which take turns get tasks of both kinds each.
+    """
+    return [
+        make(f"{prefix}-{mode}-{number}", delivery=mode, **more)
+        for first in range(0, each, 2)
+        for mode in ("at_least_once", "at_most_once")
+        for number in range(first, min(first + 2, each))
+    ]

@@ -97,9 +97,7 @@ class Ledger:
         now = SystemClock().now()
         engine = self._engine()
         with engine.connect() as connection:
-            found = violations(
-                connection, now=now, confirm_ms=self._confirm_ms, at_most_once_ms=self._at_most_once_ms
-            )
+            found = violations(connection, now=now, confirm_ms=self._confirm_ms, at_most_once_ms=self._at_most_once_ms)
         engine.dispose()
         return [f"{violation.task_id}: {violation.problem}" for violation in found]
 

@@ -23,10 +23,10 @@ DEADLINE_S = 60.0
 STOP_S = 45.0
 FAST = {
     "WARREN_PING_S": "0.5",
-    "WARREN_SILENCE_S": "3",
+    "WARREN_SILENCE_S": "2.5",
     "WARREN_RESUME_S": "1",
     "WARREN_ORPHAN_S": "15",
-    "WARREN_AT_MOST_ONCE_S": "2",
+    "WARREN_AT_MOST_ONCE_S": "1",
     "WARREN_RETRY_BASE_S": "0.05",
     "WARREN_SWEEP_S": "1",
     "WARREN_LOST_IN_LANE_S": "3",
@@ -149,9 +149,7 @@ class Broker(Process):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         place = {"WARREN_DATA_DIR": str(self.data_dir), "WARREN_PORT": str(self.port)}
-        super().__init__(
-            "broker", directory / "broker.log", [sys.executable, "-m", "broker"], {**environment, **place}
-        )
+        super().__init__("broker", directory / "broker.log", [sys.executable, "-m", "broker"], {**environment, **place})
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -198,8 +196,12 @@ class Worker(Process):
         return str(self._public()["worker_id"])
 
     def start(self) -> None:
-        """Start it, approve it if nobody has, and wait until it is online."""
+        """Start it and wait until it is at work."""
         self.spawn()
+        self.ready()
+
+    def ready(self) -> None:
+        """Approve it if nobody has, and wait until it is online."""
         with self._broker.api() as api:
             if not self._approved:
                 wait_until(f"{self.name} registers", lambda: self._registered(api) or not self.alive)
@@ -209,17 +211,17 @@ class Worker(Process):
 
     def spawn(self) -> None:
         """Start it, without waiting for anything."""
-        self._opened = self._sessions_opened()
+        self._opened = self.sessions_opened()
         super().spawn()
 
     def online(self) -> None:
         """Wait until the process that was started last has opened a session."""
-        wait_until(f"{self.name} is online", lambda: self._sessions_opened() > self._opened or not self.alive)
+        wait_until(f"{self.name} is online", lambda: self.sessions_opened() > self._opened or not self.alive)
         assert self.alive, f"worker {self.name} ended:\n{self.output[-3000:]}"
 
-    def presence(self, api: Api) -> str:
-        """Return how the control plane sees it."""
-        return str((api.worker(self.id) or {}).get("presence"))
+    def sessions_opened(self) -> int:
+        """Return how many sessions it has opened or resumed, over all of its starts."""
+        return self.output.count("session open")
 
     @property
     def spooled(self) -> list[Path]:
@@ -228,9 +230,6 @@ class Worker(Process):
 
     def _registered(self, api: Api) -> bool:
         return (self.state_dir / "worker.json").exists() and api.worker(self.id) is not None
-
-    def _sessions_opened(self) -> int:
-        return self.output.count("session open")
 
     def _public(self) -> dict[str, str]:
         public: dict[str, str] = json.loads((self.state_dir / "worker.json").read_text())
