@@ -38,6 +38,9 @@ def configure_logs(level: str, style: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(threshold)
+    for library in ("alembic", "uvicorn"):
+        # Their news is of each connection and step; only what went wrong is worth a line of ours.
+        logging.getLogger(library).setLevel(logging.WARNING)
     for chatty in ("websockets", "httpx2", "httpcore2", "paramiko", "dramatiq"):
         # Libraries log what the daemon reports itself, in other words and with tracebacks.
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
