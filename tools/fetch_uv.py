@@ -101,7 +101,7 @@ class Index:
         if parts.scheme not in ("http", "https"):
             raise FetchError(f"{parts.scheme}: is not supported here, only http and https")
         login, _, netloc = parts.netloc.rpartition("@")
-        request = Request(urlunsplit(parts._replace(netloc=netloc)))  # noqa: S310 - the scheme is checked above
+        request = Request(urlunsplit(parts._replace(netloc=netloc)))
         if login:
             if parts.scheme == "https" and not self._verified:
                 raise FetchError(f"no CA certificates to verify {netloc} with: not sending it a password")

@@ -162,7 +162,7 @@ def read_counts(report: Path) -> tuple[int, int, int]:
     """Return how many tests passed, failed (errors too) and were skipped; zeros if pytest wrote no report."""
     if not report.exists():
         return 0, 0, 0
-    suites = list(ET.parse(report).getroot().iter("testsuite"))  # noqa: S314 - written by the pytest just run
+    suites = list(ET.parse(report).getroot().iter("testsuite"))
     total, failures, errors, skipped = (
         sum(int(suite.get(name, "0")) for suite in suites) for name in ("tests", "failures", "errors", "skipped")
     )
@@ -175,7 +175,7 @@ def _run(command: Sequence[str], *, rounds: str | None = None) -> int:
         environment.setdefault("WARREN_ROUNDS", rounds)
     sys.stdout.flush()
     try:
-        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode  # noqa: S603 - ours
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     except FileNotFoundError:
         raise CannotRun(f"{command[0]} is not installed") from None
 
