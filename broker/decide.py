@@ -28,7 +28,8 @@ class TaskFacts:
     max_attempts: int
     losses: int
     cancel_requested: bool
-    created_at: int
+    eligible_at: int
+    """When it might first have run, or was redriven: `max_wait` counts from here."""
     deadline_at: int | None
     isolated: bool
     """Whether this execution ran alone in a child process."""
@@ -130,7 +131,7 @@ def _process_died(task: TaskFacts, now: int) -> Decision:
 def _throttled(
     task: TaskFacts, outcome: Outcome, *, now: int, policy: RetryPolicy, random: Callable[[], float]
 ) -> Decision:
-    if now - task.created_at > policy.max_wait_s * 1000:
+    if now - task.eligible_at > policy.max_wait_s * 1000:
         return _dead(task, CauseOfDeath.UNAVAILABLE)
     asked = outcome.failure.retry_after_s if outcome.failure else None
     wait_s = policy.delay_s(task.tries + 3, random) if asked is None else min(asked, policy.max_wait_s)

@@ -157,7 +157,7 @@ def facts(task: Mapping[str, Any], execution: Mapping[str, Any]) -> TaskFacts:
         max_attempts=task["max_attempts"],
         losses=task["losses"],
         cancel_requested=task["cancel_requested"],
-        created_at=task["created_at"],
+        eligible_at=task["eligible_at"],
         deadline_at=task["deadline_at"],
         due_at=task["due_at"],
         isolated=execution["isolated"],

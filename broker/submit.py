@@ -186,6 +186,7 @@ def _row(
         "timeout_s": form.timeout_s,
         "deadline_at": _deadline_at(form, transaction.now),
         "due_at": transaction.now + int(form.delay_s * 1000),
+        "eligible_at": transaction.now + int(form.delay_s * 1000),
         "wait_reason": None,
         "concurrency_key": form.concurrency_key,
         "concurrency_limit": form.concurrency_limit,

@@ -67,6 +67,7 @@ def _redrive(transaction: Transaction, dead_letter_id: str, actor: str) -> str:
         "task.redriven",
         {"by": actor},
         due_at=transaction.now,
+        eligible_at=transaction.now,
         tries=0,
         losses=0,
         cancel_requested=False,

@@ -47,6 +47,8 @@ tasks = Table(
     Column("deadline_at", BigInteger),
     # Since when it may run; None while it waits for its concurrency key.
     Column("due_at", BigInteger),
+    # When it might first have run, or was redriven: how long it may be throttled counts from here.
+    Column("eligible_at", BigInteger, nullable=False),
     Column("wait_reason", Text),
     Column("concurrency_key", String(200)),
     Column("concurrency_limit", Integer, nullable=False),

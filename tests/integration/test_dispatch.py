@@ -149,3 +149,17 @@ async def test_a_deadline_ends_a_task_that_waits(tmp_path: Path) -> None:
         task_id = await subject.submit(delay_s=3600, deadline="2999-01-01T00:00:00Z")
         await subject.change(task_id, deadline_at=subject.control.clock.now() + 50)
         assert (await subject.until_state(task_id, "dead")).cause == "deadline"
+
+
+async def test_a_task_that_is_only_throttled_dies_after_max_wait(tmp_path: Path) -> None:
+    """Counted from when it might first have run: a redrive begins anew."""
+    async with kernel(tmp_path, max_wait_s=60) as subject:
+        task_id = await subject.submit()
+        throttled = Outcome.failed(FailureClass.THROTTLED, "rate_limit", "slow down", effect=Effect.NONE)
+        execution = await subject.start()
+        await subject.change(task_id, eligible_at=subject.control.clock.now() - 61_000)
+        await subject.report(execution, throttled)
+        assert (await subject.task(task_id)).cause == "unavailable"
+        await asyncio.wrap_future(subject.control.tasks.redrive(await subject.dead_letter(task_id), "test"))
+        await subject.report(await subject.start(), throttled)
+        assert (await subject.task(task_id)).state == "scheduled"

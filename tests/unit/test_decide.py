@@ -29,7 +29,7 @@ TASK = TaskFacts(
     max_attempts=3,
     losses=0,
     cancel_requested=False,
-    created_at=NOW - 1000,
+    eligible_at=NOW - 1000,
     deadline_at=None,
     isolated=False,
     lease_lost=False,
@@ -80,7 +80,7 @@ def tasks(draw: st.DrawFn, states: st.SearchStrategy[TaskState] = STATES) -> Tas
         max_attempts=max_attempts,
         losses=draw(st.integers(0, 6)),
         cancel_requested=draw(st.booleans()),
-        created_at=NOW - draw(st.integers(0, 10**9)),
+        eligible_at=NOW - draw(st.integers(0, 10**9)),
         deadline_at=draw(st.none() | st.integers(NOW - 10**6, NOW + 10**6)),
         isolated=draw(st.booleans()),
         lease_lost=draw(st.booleans()),
@@ -257,7 +257,7 @@ def test_throttling_without_a_word_backs_off() -> None:
 
 
 def test_throttling_has_an_end() -> None:
-    waited = replace(TASK, created_at=NOW - 3_600_001)
+    waited = replace(TASK, eligible_at=NOW - 3_600_001)
     decision = after(waited, failed(FailureClass.THROTTLED, retry_after_s=1.0))
     assert (decision.state, decision.cause) == (TaskState.DEAD, CauseOfDeath.UNAVAILABLE)
 

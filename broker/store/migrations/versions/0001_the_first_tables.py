@@ -212,6 +212,7 @@ def upgrade() -> None:
         sa.Column("timeout_s", sa.Float(), nullable=False),
         sa.Column("deadline_at", sa.BigInteger(), nullable=True),
         sa.Column("due_at", sa.BigInteger(), nullable=True),
+        sa.Column("eligible_at", sa.BigInteger(), nullable=False),
         sa.Column("wait_reason", sa.Text(), nullable=True),
         sa.Column("concurrency_key", sa.String(length=200), nullable=True),
         sa.Column("concurrency_limit", sa.Integer(), nullable=False),
