@@ -7,14 +7,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from broker.access import AccessReader, SealedSecret
 from broker.dispatch import Dispatcher
 from broker.events import task_event
-from broker.store.tables import attempts, connections, executions, providers, secrets, sessions, tasks, workers
+from broker.store.tables import attempts, executions, sessions, tasks, workers
 from broker.store.writer import Transaction, Writer
 from broker.suspects import is_suspect, postpone, runs_one
 from broker.transitions import die
 from broker.vault import Vault
-from protocols.claim import Answer, Claim, ConnectionAccess, ProviderAccess, Verdict
+from protocols.claim import Answer, Claim, Verdict
 from protocols.sealing import seal, secret_context
 from protocols.states import Approval, CauseOfDeath, TaskState
 
@@ -60,16 +61,6 @@ class ClaimBatch:
     worker_id: str
     epoch: int
     claims: tuple[Claim, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SealedSecret:
-    """A secret as it lies in the database, to be opened after the commit and sealed to the worker."""
-
-    id: str
-    version: int
-    ciphertext: bytes
-    wrapped_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +136,7 @@ class _Desk:
         self._known = known
         self._tasks = found
         self._started: list[dict[str, Any]] = []
-        self._access = _AccessReader(transaction)
+        self._access = AccessReader(transaction)
 
     def answer(self, batch: ClaimBatch, pools: frozenset[str]) -> tuple[Granted, ...]:
         return tuple(self._answer(batch, pools, claim) for claim in batch.claims)
@@ -273,57 +264,6 @@ class _Desk:
                 error_code="deadline",
                 error_message="its deadline passed before a worker could start it",
             )
-
-
-class _AccessReader:
-    """Reads what tasks need to reach their providers and hosts, once per transaction."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        self._connection = transaction.connection
-        self._rows: dict[tuple[str, str], Mapping[str, Any] | None] = {}
-
-    def of(
-        self, task: Mapping[str, Any]
-    ) -> tuple[ProviderAccess | None, ConnectionAccess | None, dict[str, SealedSecret]]:
-        needed: dict[str, SealedSecret] = {}
-        provider = self._row(providers, task["provider_id"])
-        connection = self._row(connections, task["connection_id"])
-        provider_access = connection_access = None
-        if provider is not None:
-            provider_access = ProviderAccess(
-                name=provider["name"],
-                kind=provider["kind"],
-                base_url=provider["base_url"],
-                secret=self._secret(provider["secret_id"], needed),
-            )
-        if connection is not None:
-            connection_access = ConnectionAccess(
-                name=connection["name"],
-                hostname=connection["hostname"],
-                port=connection["port"],
-                username=connection["username"],
-                auth_method=connection["auth_method"],
-                host_keys=tuple(connection["host_keys"]),
-                secret=self._secret(connection["secret_id"], needed),
-            )
-        return provider_access, connection_access, needed
-
-    def _secret(self, secret_id: str | None, needed: dict[str, SealedSecret]) -> str | None:
-        secret = self._row(secrets, secret_id)
-        if secret is None:
-            return None
-        name = str(secret["name"])
-        needed[name] = SealedSecret(secret["id"], secret["version"], secret["ciphertext"], secret["wrapped_key"])
-        return name
-
-    def _row(self, table: sa.Table, row_id: str | None) -> Mapping[str, Any] | None:
-        if row_id is None:
-            return None
-        key = (table.name, row_id)
-        if key not in self._rows:
-            found = self._connection.execute(sa.select(table).where(table.c.id == row_id)).first()
-            self._rows[key] = None if found is None else found._asdict()
-        return self._rows[key]
 
 
 def _may_run(worker_id: str, pools: frozenset[str], task: Mapping[str, Any]) -> bool:

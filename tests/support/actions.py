@@ -20,7 +20,6 @@ CATALOGUE = {
         "busy_loop",
         "hang_in_c",
         "ignore_sigterm",
-        "allocate",
         "fail_first",
     )
 }
@@ -84,11 +83,6 @@ def ignore_sigterm(path: str) -> None:
     append_line(path, "ignore_sigterm")
     while True:
         signal.pause()
-
-
-def allocate(megabytes: int) -> int:
-    """Use memory, for as long as this runs."""
-    return len(bytes(bytearray(os.urandom(1024) * 1024 * megabytes)))
 
 
 def fail_first(path: str, key: str, failures: int) -> str:

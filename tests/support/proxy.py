@@ -36,8 +36,6 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._links: set[_Link] = set()
         self._open: dict[Direction, asyncio.Event] = {"up": asyncio.Event(), "down": asyncio.Event()}
-        self._delay_s = 0.0
-        self._refusing = False
         self._server: asyncio.Server | None = None
         self.port = 0
         self.accepted = 0
@@ -78,18 +76,8 @@ class Proxy:
         for direction in directions:
             self._do(self._open[direction].clear)
 
-    def refuse(self) -> None:
-        """Close every new connection at once."""
-        self._refusing = True
-
-    def slow(self, seconds: float) -> None:
-        """Delay each piece of data by so much."""
-        self._delay_s = seconds
-
     def restore(self) -> None:
         """Be a good network again."""
-        self._refusing = False
-        self._delay_s = 0.0
         for gate in self._open.values():
             self._do(gate.set)
 
@@ -110,9 +98,6 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        if self._refusing:
-            _end(writer, rst=True)
-            return
         try:
             target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:
@@ -133,8 +118,6 @@ class Proxy:
         rst = False
         try:
             while data := await reader.read(_CHUNK):
-                if self._delay_s:
-                    await asyncio.sleep(self._delay_s)
                 await self._open[direction].wait()
                 writer.write(data)
                 await writer.drain()
