@@ -268,20 +268,24 @@ async def test_a_lane_runs_no_more_than_its_slots_even_after_a_resume(plane: Con
 
 
 async def test_it_takes_nothing_more_while_too_many_outcomes_are_unsettled(plane: ControlPlane, tmp_path: Path) -> None:
-    """With as many unsettled outcomes as allowed no more is claimed, until some are stored."""
+    """No more is claimed then, beyond what the slots had begun, until some outcomes are stored."""
+    allowed, slots, submitted = 2, 2, 12
+
+    def reported() -> int:
+        return len({report.task_id for report in plane.outcomes})
+
     plane.stores = False
-    async with running_agent(plane, tmp_path, unsettled_max=2):
-        for number in range(4):
+    async with running_agent(plane, tmp_path, unsettled_max=allowed, slots_python=slots):
+        for number in range(submitted):
             plane.submit("add", number, number)
-        await plane.until(lambda: len(plane.outcomes) == 2)
+        await plane.until(lambda: reported() >= allowed)
         beats = len(plane.heartbeats)
         await plane.until(lambda: len(plane.heartbeats) >= beats + 2)
-        assert len({claim.task_id for claim in plane.claims}) <= 4
-        assert len({report.task_id for report in plane.outcomes}) <= 4
-        assert plane.heartbeats[-1].unsettled <= 4
+        assert len({claim.task_id for claim in plane.claims}) <= allowed + slots
+        assert plane.heartbeats[-1].unsettled <= allowed + slots
         plane.stores = True
         await plane.cut()
-        await plane.until(lambda: len({report.task_id for report in plane.outcomes}) == 4)
+        await plane.until(lambda: reported() == submitted)
 
 
 async def test_reconnecting_backs_off(plane: ControlPlane, tmp_path: Path) -> None:
