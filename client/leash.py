@@ -18,7 +18,7 @@ def main(parent: int, argv: list[str]) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         sys.exit(0)  # it ended before the kernel was told
-    os.execv(argv[0], argv)  # noqa: S606 - exactly this program, without a shell
+    os.execv(argv[0], argv)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Child:
             raise StorageUnavailable(f"{self.log} cannot be written: {error.strerror}") from error
         try:
             self._logged_before = os.fstat(descriptor).st_size
-            self._process = subprocess.Popen(  # noqa: S603 - our own programs
+            self._process = subprocess.Popen(
                 self._argv,
                 stdin=subprocess.DEVNULL,
                 stdout=descriptor,

@@ -68,7 +68,7 @@ def become(part: str, environ: Mapping[str, str]) -> None:
     """Replace this process by `part`; does not return."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, command(part), dict(environ))  # noqa: S606 - exactly this program, without a shell
+    os.execve(sys.executable, command(part), dict(environ))
 
 
 def _texts(settings: Mapping[str, object]) -> dict[str, str]:

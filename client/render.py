@@ -112,14 +112,14 @@ class Printer:
         if self.output is Output.JSON:
             self._json(item)
         else:
-            print(printable(sentence))  # noqa: T201 - this is where the command prints
+            print(printable(sentence))
 
     def remark(self, text: str) -> None:
         """Say something that is no data."""
-        print(printable(text), file=sys.stderr)  # noqa: T201 - this is where the command prints
+        print(printable(text), file=sys.stderr)
 
     def _json(self, value: Any) -> None:
-        print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201 - this is where the command prints
+        print(json.dumps(value, indent=2, ensure_ascii=False))
 
     def _table(self, rows: Sequence[Json], columns: Sequence[Column]) -> None:
         from rich.table import Table
@@ -167,7 +167,7 @@ def _print(table: "Table") -> None:
     with target.capture() as captured:
         target.print(table)
     # The padding of the last column would be thousands of spaces here.
-    print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")  # noqa: T201 - the command prints here
+    print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")
 
 
 def printable(text: str) -> str:

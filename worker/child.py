@@ -17,7 +17,7 @@ import dramatiq
 from dramatiq.middleware import default_middleware
 
 from protocols.codec import pack, unpack
-from protocols.errors import InvalidFrame, InvalidInput, TooLarge
+from protocols.errors import InvalidFrame, TooLarge
 from protocols.lanes.seam import LaneBroker
 from protocols.outcome import MAX_RESULT_BYTES, Outcome
 from protocols.states import Effect, FailureClass
@@ -40,10 +40,6 @@ class DeclaringBroker(LaneBroker):
         for middleware in default_middleware:
             # Options of dramatiq's own middleware are accepted and without meaning: the task has its own.
             self.actor_options |= middleware().actor_options
-
-    def publish(self, lane: str, bodies: Any) -> Any:
-        """Refuse: raises InvalidInput."""
-        raise InvalidInput("a worker publishes nothing: submit tasks through Warren's client")
 
 
 def main() -> None:

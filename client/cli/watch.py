@@ -47,9 +47,9 @@ class _Relay:
     def finish(self, task: Json) -> None:
         """End the last line on a terminal; print the result of a task that wrote nothing."""
         if self._attempt is None and task.get("result") is not None:
-            print(json.dumps(task["result"], indent=2, ensure_ascii=False))  # noqa: T201 - the command's output
+            print(json.dumps(task["result"], indent=2, ensure_ascii=False))
         elif self._last != b"\n" and sys.stdout.isatty():
-            print()  # noqa: T201 - the command's output
+            print()
 
 
 def _raise_unless_succeeded(task: Json) -> None:

@@ -5,6 +5,7 @@ delays nothing and retries nothing, since the claim and the control plane's rows
 in `tests/integration/test_lanes.py` is written against this module.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -37,7 +38,7 @@ class Delivery(MessageProxy):
         return Envelope.from_message(self._message)
 
 
-class LaneConsumer(Consumer):
+class LaneConsumer(Consumer, ABC):
     """Iterates over one lane's deliveries, with at most `prefetch` of them unsettled.
 
     `__next__` blocks up to the consumer's timeout and then returns None. It raises LaneUnavailable when the
@@ -45,21 +46,21 @@ class LaneConsumer(Consumer):
     unsettled by then comes again, to whoever consumes the lane. Other methods are safe from any thread.
     """
 
+    @abstractmethod
     def __next__(self) -> Delivery | None:
         """Return the next delivery, or None after the timeout."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ack(self, message: MessageProxy) -> None:
         """Settle a delivery for good. Does nothing when its consumer is gone: it will be redelivered."""
-        raise NotImplementedError
 
+    @abstractmethod
     def nack(self, message: MessageProxy) -> None:
         """Refuse a delivery that can never be processed; the control plane collects it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Take no more; what is unsettled goes back to the lane. Doing it again changes nothing."""
-        raise NotImplementedError
 
 
 class LaneBroker(Broker):
@@ -77,16 +78,23 @@ class LaneBroker(Broker):
         """Hand encoded envelopes to a lane; the future is done when the transport has taken all of them.
 
         The future fails with LaneUnavailable if it took none or cannot tell; publishing again is safe.
+        Raises InvalidInput at an end that only consumes.
         """
-        raise NotImplementedError
+        raise InvalidInput("this end of the lanes publishes nothing: submit tasks to the control plane")
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> LaneConsumer:
-        """Consume a lane with at most `prefetch` unsettled deliveries; `timeout` is in milliseconds."""
-        raise NotImplementedError
+        """Consume a lane with at most `prefetch` unsettled deliveries; `timeout` is in milliseconds.
+
+        Raises LaneUnavailable while the transport is gone, InvalidInput at an end that only publishes.
+        """
+        raise InvalidInput("this end of the lanes consumes nothing")
 
     def depth(self, lane: str) -> int:
-        """Return how many messages wait in `lane`, without those delivered and unsettled."""
-        raise NotImplementedError
+        """Return how many messages wait in `lane`, without those delivered and unsettled.
+
+        Raises InvalidInput at an end that cannot see it.
+        """
+        raise InvalidInput("this end of the lanes cannot see how deep they are")
 
     def declare_queue(self, queue_name: str) -> None:
         """Make the lane known; doing it again changes nothing."""

@@ -12,7 +12,7 @@ import pytest
 from dramatiq.broker import MessageProxy
 
 from protocols.envelope import Envelope
-from protocols.errors import InvalidFrame, LaneUnavailable
+from protocols.errors import InvalidFrame, InvalidInput, LaneUnavailable
 from protocols.frames import MAX_BATCH, Consume, Deliver, Delivered, Settle, StopConsuming, UpFrame, down_codec
 from protocols.lanes.direct import DirectBroker, DirectChannel, Parcel, SessionLanes
 from protocols.states import Delivery as DeliveryPromise
@@ -165,7 +165,7 @@ def test_every_session_has_consumer_tags_of_its_own() -> None:
 
 
 def test_a_worker_never_publishes() -> None:
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(InvalidInput, match="publishes nothing"):
         SessionLanes().publish(LANE, [BODY])
 
 
