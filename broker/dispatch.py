@@ -232,6 +232,8 @@ def _publish(transaction: Transaction, task: Mapping[str, Any], batch_id: str) -
         attempt=attempt,
         batch_id=batch_id,
         queued_at=transaction.now,
+        # Parking the rest of its key may have parked it too.
+        due_at=task["due_at"],
     )
     args, kwargs = unpack(task["input_blob"], MAX_ENVELOPE_BYTES)
     return Envelope(

@@ -59,6 +59,17 @@ async def _finish_in_turns(subject: Kernel, running: list[Execution], keyed: lis
         assert (await subject.task(task_id)).state == "succeeded"
 
 
+async def test_what_a_full_key_runs_keeps_its_place(tmp_path: Path) -> None:
+    """Parking those behind it leaves it alone: when its worker is lost, it is still before them."""
+    async with kernel(tmp_path, sweep_s=3600) as subject:
+        ids = await subject.submit_all([{"concurrency_key": "k"} for _ in range(3)])
+        execution = await subject.start()
+        assert (await subject.task(execution.claim.task_id)).due_at is not None
+        await subject.end_lease()
+        await subject.open("w-1", boot_id="again")
+        assert (await subject.start()).claim.task_id == ids[0]
+
+
 async def test_a_cancelled_holder_frees_its_key(tmp_path: Path) -> None:
     """Whatever way a task leaves, the next of its key goes on."""
     async with kernel(tmp_path, sweep_s=3600) as subject:
