@@ -1,12 +1,29 @@
 """What every test may rely on: when one fails, it shows what its processes said."""
 
+import os
+import signal
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.cluster import Cluster
 
 SHOWN_CHARACTERS = 6000
+
+
+def pytest_configure() -> None:
+    """Make a run depend on the code alone: not on chance, a loaded machine, or how it was started."""
+    settings.register_profile(
+        "ci",
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+    if os.environ.get("CI"):
+        settings.load_profile("ci")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job ignores Ctrl-C, and so would everything that the tests start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
