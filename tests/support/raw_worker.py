@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from protocols.frames import Challenge, Hello, Ping, Refused, UpFrame, Welcome, down_codec, up_codec
+from protocols.frames import Challenge, Hello, Ping, Pong, Refused, UpFrame, Welcome, down_codec, up_codec
 from protocols.identity import fingerprint, sign_registration, sign_session, worker_id
 from protocols.ids import new_id
 from protocols.names import SESSION_PATH
@@ -110,7 +110,9 @@ class RawWorker:
                 frame = self._down.decode(self._socket.recv(PATIENCE_S, decode=False))
                 if isinstance(frame, Refused):
                     return True
-                pings += isinstance(frame, Ping)
+                if isinstance(frame, Ping):
+                    pings += 1
+                    self.send(Pong(number=frame.number))
         except WebSocketException:
             return True
         return False
