@@ -66,6 +66,11 @@ def refuse_network_file_system(folder: Path, mounts: Path = Path("/proc/self/mou
         )
 
 
+def rows_changed(connection: Connection) -> int:
+    """Return how many rows this connection to SQLite has changed so far."""
+    return int(getattr(connection.connection.dbapi_connection, "total_changes", 0))
+
+
 def insert_new(connection: Connection, table: sa.Table) -> sa.Insert:
     """Return an insert that leaves rows alone whose key is there already."""
     if connection.dialect.name == "postgresql":

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from sqlalchemy.engine import Connection, Engine
 
-from broker.store.database import translated
+from broker.store.database import rows_changed, translated
 from protocols.clock import Clock
 from protocols.errors import StorageUnavailable, Unavailable
 
@@ -169,15 +169,19 @@ class Writer:
     def _commit(self, group: list[_Work]) -> None:
         try:
             with translated(), self._engine.begin() as connection:
+                before = rows_changed(connection)
                 transaction = Transaction(connection, self._clock.now())
                 settled = list(zip(group, _apply(transaction, group), strict=True))
                 for hook in self._before_commit:
                     hook(transaction)
+                wrote = rows_changed(connection) != before
         except StorageUnavailable:
             if self._failing_since is None:
                 self._failing_since = self._clock.monotonic()
             raise
-        self._failing_since = None
+        if wrote:
+            # A transaction that changed nothing commits on a full disk too, and proves nothing.
+            self._failing_since = None
         transaction.run_after_commit()
         for work, result in settled:
             work.future.set_result(result)
