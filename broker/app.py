@@ -29,6 +29,7 @@ from broker.keeper import SessionKeeper
 from broker.keys import Keys
 from broker.leases import Leases
 from broker.live import LiveOutput
+from broker.preferences import PreferenceStore
 from broker.resources import Resources
 from broker.roll import Roll
 from broker.sessions import Sessions
@@ -107,6 +108,7 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[ControlPlan
     try:
         control, watchers = _compose(settings, clock, store)
         await asyncio.to_thread(control.keys.bootstrap, settings.data_dir)
+        await asyncio.to_thread(control.preferences.load)
         await watchers.prepare(store)
         async with watchers.at_work():
             yield control
@@ -148,6 +150,7 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
         keys=Keys(store),
         fleet=Fleet(store, on_decision=sessions.close_worker),
         resources=Resources(store, vault),
+        preferences=PreferenceStore(store),
         submitter=Submitter(store.writer),
         tasks=Tasks(store.writer, on_cancel=sessions.cancel),
         sessions=sessions,

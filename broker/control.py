@@ -7,6 +7,7 @@ from broker.events import Journal
 from broker.fleet import Fleet
 from broker.keys import Keys
 from broker.live import LiveOutput
+from broker.preferences import PreferenceStore
 from broker.resources import Resources
 from broker.sessions import Sessions
 from broker.settings import Settings
@@ -29,6 +30,7 @@ class ControlPlane:
     keys: Keys
     fleet: Fleet
     resources: Resources
+    preferences: PreferenceStore
     submitter: Submitter
     tasks: Tasks
     sessions: Sessions

@@ -11,6 +11,8 @@ PROVIDER = "prov"
 CONNECTION = "conn"
 SECRET = "sec"
 API_KEY = "key"
+AGENT = "agent"
+ARTIFACT = "file"
 
 
 def new_id(prefix: str) -> str:

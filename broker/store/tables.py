@@ -37,9 +37,17 @@ tasks = Table(
     Column("provider_id", String(80)),
     Column("connection_id", String(80)),
     Column("pinned_worker_id", String(80)),
+    Column("agent_id", String(80)),
+    Column("agent_version", Integer),
+    # The task whose success made this one, or that whoever submitted it named.
+    Column("parent_id", String(80)),
     Column("input_blob", LargeBinary, nullable=False),
     Column("title", Text),
     Column("description", Text),
+    Column("instructions", Text),
+    Column("required_tools", sa.JSON),
+    # The forms of the tasks that follow its success, in order.
+    Column("then_blob", LargeBinary),
     Column("priority", Integer, nullable=False),
     Column("delivery", String(20), nullable=False),
     Column("max_attempts", Integer, nullable=False),
@@ -81,6 +89,12 @@ tasks = Table(
     Index("ix_tasks_provider", "provider_id", "state", **_where("provider_id IS NOT NULL")),
     Index("ix_tasks_connection", "connection_id", "state", **_where("connection_id IS NOT NULL")),
     Index("ix_tasks_deadline", "state", "deadline_at", **_where("deadline_at IS NOT NULL")),
+    Index("ix_tasks_action_id", "action", "id"),
+    Index("ix_tasks_priority_id", "priority", "id"),
+    Index("ix_tasks_agent_id_id", "agent_id", "id", **_where("agent_id IS NOT NULL")),
+    Index("ix_tasks_parent_id_id", "parent_id", "id", **_where("parent_id IS NOT NULL")),
+    Index("ix_tasks_created_at", "created_at"),
+    Index("ix_tasks_finished_at_state", "finished_at", "state", **_where("finished_at IS NOT NULL")),
 )
 
 
@@ -205,6 +219,9 @@ workers = Table(
     Column("registered_at", BigInteger, nullable=False),
     Column("approved_at", BigInteger),
     Column("approved_by", String(128)),
+    # Since when it shall take no work, and who said so.
+    Column("drained_at", BigInteger),
+    Column("drained_by", String(128)),
 )
 
 sessions = Table(
@@ -291,4 +308,60 @@ settings = Table(
     Column("key", String(200), primary_key=True),
     Column("value", sa.JSON, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("updated_by", String(128)),
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("description", Text),
+    Column("role", String(128)),
+    Column("provider_id", String(80)),
+    Column("model", String(256)),
+    Column("system_prompt", Text),
+    Column("enabled_tools", sa.JSON, nullable=False),
+    Column("pool", String(64), nullable=False),
+    Column("worker_id", String(80)),
+    Column("status", String(20), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    Index("uq_agents_name", "name", unique=True, **_where("deleted_at IS NULL")),
+)
+
+agent_versions = Table(
+    "agent_versions",
+    metadata,
+    Column("agent_id", String(80), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("profile", sa.JSON, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", String(128), nullable=False),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("task_id", String(80)),
+    Column("name", String(255), nullable=False),
+    Column("content_type", String(255), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", LargeBinary(32), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    Index("ix_artifacts_task_id_id", "task_id", "id", **_where("task_id IS NOT NULL")),
+)
+
+paused_lanes = Table(
+    "paused_lanes",
+    metadata,
+    Column("lane", String(200), primary_key=True),
+    Column("reason", Text),
+    Column("paused_at", BigInteger, nullable=False),
+    Column("paused_by", String(128), nullable=False),
 )
