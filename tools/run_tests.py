@@ -24,6 +24,8 @@ OURS = ("--extend-exclude", ".dev", ".")
 CHECKS = {
     "lint": (("ruff", "check", *OURS), ("ruff", "format", "--check", *OURS), ("lint-imports",)),
     "types": (("mypy",), ("mypy", "-p", "tools")),
+    # Warnings are errors: a link to what is not there fails.
+    "docs": (("sphinx-build", "-q", "-W", "--keep-going", "-n", "-E", "docs", ".dev/site"),),
 }
 TEST_STAGES = ("unit", "contract", "integration", "faults", "acceptance", "browser")
 STAGES = (*CHECKS, *TEST_STAGES)
