@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 
 from broker.api.app import create_api
+from broker.artifacts import Artifacts
 from broker.control import ControlPlane
 from broker.datadir import DataDir
 from broker.decide import RetryPolicy
@@ -34,6 +35,7 @@ from broker.resources import Resources
 from broker.roll import Roll
 from broker.sessions import Sessions
 from broker.settings import Settings, load
+from broker.storage import LocalStorage
 from broker.store.store import Store
 from broker.submit import Submitter
 from broker.sweeper import Sweeper
@@ -109,6 +111,7 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[ControlPlan
         control, watchers = _compose(settings, clock, store)
         await asyncio.to_thread(control.keys.bootstrap, settings.data_dir)
         await asyncio.to_thread(control.preferences.load)
+        await asyncio.to_thread(control.artifacts.sweep)
         await watchers.prepare(store)
         async with watchers.at_work():
             yield control
@@ -150,6 +153,7 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
         keys=Keys(store),
         fleet=Fleet(store, on_decision=sessions.close_worker),
         resources=Resources(store, vault),
+        artifacts=Artifacts(store, LocalStorage(settings.data_dir / "files"), clock, vault.derived_key("file URLs")),
         preferences=PreferenceStore(store),
         submitter=Submitter(store.writer),
         tasks=Tasks(store.writer, on_cancel=sessions.cancel),

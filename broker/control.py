@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+from broker.artifacts import Artifacts
 from broker.events import Journal
 from broker.fleet import Fleet
 from broker.keys import Keys
@@ -30,6 +31,7 @@ class ControlPlane:
     keys: Keys
     fleet: Fleet
     resources: Resources
+    artifacts: Artifacts
     preferences: PreferenceStore
     submitter: Submitter
     tasks: Tasks

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Self
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker.private_file import create_private_file, read_private_file
 from protocols.errors import InvalidSettings, SealBroken
@@ -18,6 +20,7 @@ _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _VALUE_DOMAIN = b"warren/vault/value/v1\0"
 _KEY_DOMAIN = b"warren/vault/key/v1\0"
+_DERIVED_DOMAIN = b"warren/vault/derived/v1\0"
 
 
 class Vault:
@@ -43,6 +46,11 @@ class Vault:
                 hint="put the backup of the file back: without it the stored secrets are lost",
             )
         return cls(master_key)
+
+    def derived_key(self, purpose: str) -> bytes:
+        """Return the key for something else than secrets: the same for a purpose, and telling nothing of others."""
+        info = _DERIVED_DOMAIN + purpose.encode()
+        return HKDF(algorithm=hashes.SHA256(), length=_KEY_BYTES, salt=None, info=info).derive(self._master_key)
 
     def encrypt(self, secret_id: str, version: int, value: bytes) -> tuple[bytes, bytes]:
         """Return the ciphertext of a secret's version and its wrapped key."""

@@ -54,6 +54,13 @@ class TooLarge(InvalidInput):
     status = 413
 
 
+class RangeNotSatisfiable(InvalidInput):
+    """The part that was asked for lies beyond the end."""
+
+    code = "range_not_satisfiable"
+    status = 416
+
+
 class Unauthenticated(WarrenError):
     """No valid API key came with the request."""
 

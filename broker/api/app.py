@@ -9,6 +9,7 @@ from broker.api import (
     connections,
     dead_letters,
     events,
+    files,
     health,
     keys,
     output,
@@ -50,6 +51,6 @@ def create_api(control: ControlPlane) -> FastAPI:
 
 def _versioned() -> APIRouter:
     router = APIRouter()
-    for noun in (tasks, output, events, dead_letters, workers, providers, connections, secrets, keys, audit):
+    for noun in (tasks, output, events, dead_letters, workers, providers, connections, secrets, files, keys, audit):
         router.include_router(noun.router)
     return router

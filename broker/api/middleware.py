@@ -15,6 +15,8 @@ from protocols.errors import InvalidInput, TooLarge, WarrenError
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_BULK_BYTES = 16 * 1024 * 1024
 BULK_PATH = "/api/v1/tasks/bulk"
+UPLOAD_PATHS = frozenset({"/api/v1/files/upload", "/v1/files/upload", "/v1/files"})
+"""Bodies that their handler reads as they arrive, with a limit of its own."""
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
@@ -69,7 +71,7 @@ class TrailingSlash:
 
 
 class BodyLimit:
-    """Reads bodies up to their limit, and none at all from those who have no key."""
+    """Reads bodies up to their limit, and none at all from those who have no key. Uploads are left to their handler."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
@@ -83,29 +85,35 @@ class BodyLimit:
             return
         try:
             self._keys.authenticate(presented_key(headers))
-            body = await _read(receive, headers, _limit(scope))
+            announced = _announced(headers)
+            if scope["method"] != "POST" or scope["path"] not in UPLOAD_PATHS:
+                receive = _replay(await _read(receive, announced, _limit(scope)), receive)
         except WarrenError as error:
             await error_response(error, scope["request_id"])(scope, receive, send)
             return
-        await self._app(scope, _replay(body, receive), send)
+        await self._app(scope, receive, send)
 
 
 def _limit(scope: Scope) -> int:
     return MAX_BULK_BYTES if scope["path"] == BULK_PATH else MAX_BODY_BYTES
 
 
-async def _read(receive: Receive, headers: Headers, limit: int) -> bytes:
-    """Return the whole body; raises TooLarge beyond `limit` bytes, before reading what is announced as larger."""
+def _announced(headers: Headers) -> int:
     announced = headers.get("content-length", "0")
     if not announced.isascii() or not announced.isdigit():
         raise InvalidInput("Content-Length is no number")
+    return int(announced)
+
+
+async def _read(receive: Receive, announced: int, limit: int) -> bytes:
+    """Return the whole body; raises TooLarge beyond `limit` bytes, before reading what is announced as larger."""
     body = bytearray()
     more = True
-    while more and len(body) <= limit and int(announced) <= limit:
+    while more and len(body) <= limit and announced <= limit:
         message = await receive()
         body += message.get("body", b"")
         more = message["type"] == "http.request" and message.get("more_body", False)
-    if len(body) > limit or int(announced) > limit:
+    if len(body) > limit or announced > limit:
         raise TooLarge(f"the body is larger than {limit:,} bytes", hint="send less at once, or in several requests")
     return bytes(body)
 
