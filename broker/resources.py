@@ -57,6 +57,13 @@ class Resources:
         """
         return self._writer.write(lambda transaction: self._change(transaction, noun, reference, fields, actor))
 
+    def reveal(self, reference: str, actor: str, *, allowed: bool) -> Future[Mapping[str, Any] | None]:
+        """Give a secret's columns and `value`, None if that is not `allowed`; the audit log has either.
+
+        Fails with NotFound, or SealBroken.
+        """
+        return self._writer.write(lambda transaction: self._reveal(transaction, reference, actor, allowed))
+
     def delete(self, noun: Noun, reference: str, actor: str) -> Future[None]:
         """Delete it. Fails with NotFound, or Conflict while something uses it."""
         return self._writer.write(lambda transaction: _delete(transaction, noun, reference, actor))
@@ -89,6 +96,15 @@ class Resources:
             transaction.connection.execute(noun.table.update().where(noun.table.c.id == row.id).values(columns))
             record(transaction, actor, f"{noun.name}.change", row.id, {"name": row.name, "fields": sorted(fields)})
         return str(row.id)
+
+    def _reveal(self, transaction: Transaction, reference: str, actor: str, allowed: bool) -> Mapping[str, Any] | None:
+        row = find(transaction.connection, SECRET, reference)
+        action = "secret.reveal" if allowed else "secret.reveal_refused"
+        record(transaction, actor, action, row.id, {"name": row.name, "version": row.version})
+        if not allowed:
+            return None
+        value = self._vault.decrypt(row.id, row.version, row.ciphertext, row.wrapped_key)
+        return {**row._mapping, "value": value.decode()}
 
     def _columns(
         self, transaction: Transaction, row_id: str, version: int, fields: Mapping[str, Any]

@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     """A batch that its lane has not confirmed by then is published anew."""
     lost_in_lane_s: float = Field(default=10.0, gt=0)
     sweep_s: float = Field(default=5.0, gt=0)
+    reveal_secrets: bool = False
+    """Allows admins to read the values of secrets."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import sqlalchemy as sa
 from fastapi import Depends, Query
-from sqlalchemy import Column, Row, Select
+from sqlalchemy import ColumnElement, Row, Select
 from sqlalchemy.engine import Connection
 
 from broker.views import Page
@@ -41,9 +41,14 @@ Windowed = Annotated[Window, Depends(window)]
 
 
 def read_page(
-    query: Select[Any], key: Column[Any], wanted: Window, view: Callable[[Row[Any]], T], *, newest_first: bool = False
+    query: Select[Any],
+    key: ColumnElement[Any],
+    wanted: Window,
+    view: Callable[[Row[Any]], T],
+    *,
+    newest_first: bool = False,
 ) -> Callable[[Connection], Page[T]]:
-    """Return work for `Store.read` that gives one page of `query`, ordered by its unique column `key`."""
+    """Return work for `Store.read` that gives one page of `query`, ordered by `key`, a unique column of it."""
 
     def read(connection: Connection) -> Page[T]:
         counted = query.with_only_columns(key).order_by(None).subquery()
@@ -67,7 +72,7 @@ def read_page(
     return read
 
 
-def _parsed(cursor: str, key: Column[Any]) -> str | int:
+def _parsed(cursor: str, key: ColumnElement[Any]) -> str | int:
     if not isinstance(key.type, sa.Integer):
         return cursor
     if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:

@@ -1,10 +1,13 @@
-"""`/secrets`: API keys, private keys and passwords. Their values go in and never come out again."""
+"""`/secrets`: API keys, private keys and passwords.
+
+Their values go in and come out masked, unless an admin asks for one and the process was started to allow it.
+"""
 
 import asyncio
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 from sqlalchemy.engine import Connection
 
@@ -16,12 +19,22 @@ from broker.control import ControlPlane
 from broker.resources import SECRET, find
 from broker.store.tables import secrets
 from broker.views import Page, Time, View
-from protocols.errors import InvalidInput
+from protocols.errors import Forbidden, InvalidInput, InvalidName
 
 MAX_VALUE_BYTES = 64 * 1024
+MASK = "********"
 _LAST_YEAR = 9000
+_DAY_MS = 86_400_000
+_LONG = 10**15
+"""Milliseconds; added to a time, it makes all of them as long as each other, so that they sort as text."""
 
 router = APIRouter(prefix="/secrets", tags=["secrets"], route_class=StrictRoute)
+
+
+def _not_a_path(name: str) -> str:
+    if name == "expiring":
+        raise InvalidName("/secrets/expiring is a list: choose another name", field="name")
+    return name
 
 
 def _bounded(value: SecretStr) -> SecretStr:
@@ -31,13 +44,17 @@ def _bounded(value: SecretStr) -> SecretStr:
     return value
 
 
+SecretName = Annotated[NewName, AfterValidator(_not_a_path)]
+Value = Annotated[SecretStr, AfterValidator(_bounded)]
+
+
 class SecretChange(BaseModel):
     """What shall change; the rest stays."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    name: NewName = ""
-    value: Annotated[SecretStr, AfterValidator(_bounded)] = SecretStr("")
+    name: SecretName = ""
+    value: Value = SecretStr("")
     category: Annotated[Line, Field(max_length=64)] | None = None
     expires_at: AwareDatetime | None = None
 
@@ -45,15 +62,24 @@ class SecretChange(BaseModel):
 class SecretForm(SecretChange):
     """A new secret."""
 
-    name: NewName
-    value: Annotated[SecretStr, AfterValidator(_bounded)]
+    name: SecretName
+    value: Value
+
+
+class RotateForm(BaseModel):
+    """A secret's new value."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    value: Value
 
 
 class SecretView(View):
-    """A secret, without its value."""
+    """A secret, its value masked unless it was asked for."""
 
     id: str
     name: str
+    value: str = MASK
     category: str | None
     version: int
     expires_at: Time | None
@@ -76,10 +102,29 @@ async def create(control: Control, admin: Admin, form: SecretForm, response: Res
     return await _read(control, secret_id)
 
 
+@router.get("/expiring", operation_id="listExpiringSecrets")
+async def list_expiring(
+    control: Control, _: Admin, window: Windowed, days: Annotated[int, Query(ge=0, le=3650)] = 30
+) -> Page[SecretView]:
+    """List secrets that expire within so many days or have expired, soonest first."""
+    # Times are not unique, and a list needs a place of its own for each row.
+    place = (sa.cast(secrets.c.expires_at + _LONG, sa.String) + secrets.c.id).label("place")
+    expiring = sa.select(secrets, place).where(secrets.c.expires_at <= control.clock.now() + days * _DAY_MS)
+    page = read_page(expiring, place, window, SecretView.model_validate)
+    return await asyncio.wrap_future(control.store.read(page))
+
+
 @router.get("/{reference}", operation_id="getSecret")
-async def show(control: Control, _: Admin, reference: str) -> SecretView:
-    """Return what is known of a secret, by id or name."""
-    return await _read(control, reference)
+async def show(control: Control, admin: Admin, reference: str, reveal: bool = False) -> SecretView:
+    """Return a secret by id or name; `reveal` asks for its value, which the audit log notes."""
+    if not reveal:
+        return await _read(control, reference)
+    allowed = control.settings.reveal_secrets
+    revealed = await asyncio.wrap_future(control.resources.reveal(reference, admin.name, allowed=allowed))
+    if revealed is None:
+        hint = "start the control plane with WARREN_REVEAL_SECRETS=true"
+        raise Forbidden("this control plane does not reveal secrets", field="reveal", hint=hint)
+    return SecretView.model_validate(revealed)
 
 
 @router.put("/{reference}", operation_id="replaceSecret")
@@ -87,6 +132,14 @@ async def show(control: Control, _: Admin, reference: str) -> SecretView:
 async def change(control: Control, admin: Admin, reference: str, form: SecretChange) -> SecretView:
     """Change what the form names; a new value makes a new version."""
     changed = control.resources.change(SECRET, reference, _fields(form), admin.name)
+    return await _read(control, await asyncio.wrap_future(changed))
+
+
+@router.post("/{reference}/rotate", operation_id="rotateSecret")
+async def rotate(control: Control, admin: Admin, reference: str, form: RotateForm) -> SecretView:
+    """Give a secret a new value, which becomes its next version."""
+    fields = {"value": form.value.get_secret_value().encode()}
+    changed = control.resources.change(SECRET, reference, fields, admin.name)
     return await _read(control, await asyncio.wrap_future(changed))
 
 

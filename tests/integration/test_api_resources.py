@@ -1,6 +1,8 @@
 """Providers, SSH connections and secrets over HTTP."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,8 +137,96 @@ def test_a_secrets_value_never_comes_out(api: Api, cluster: Cluster) -> None:
     shown = [made, changed, renamed, api.request("GET", "/secrets"), api.request("GET", "/admin/audit")]
     assert all(value not in answer.text for answer in shown)
     assert value not in cluster.broker.output
-    for file in cluster.broker.data_dir.iterdir():
-        assert value.encode() not in file.read_bytes()
+    for path in cluster.broker.data_dir.rglob("*"):
+        assert path.is_dir() or value.encode() not in path.read_bytes()
+
+
+def test_a_secrets_value_is_masked(api: Api) -> None:
+    """Wherever a secret is shown, the same mask stands for its value."""
+    made = api.call("POST", "/secrets", {"name": "one", "value": "hunter2"})
+    changed = api.call("PATCH", "/secrets/one", {"category": "llm"})
+    shown = [made, changed, api.call("GET", "/secrets/one"), *api.call("GET", "/secrets")["data"]]
+    assert {secret["value"] for secret in shown} == {"********"}
+
+
+def test_revealing_needs_a_setting(api: Api) -> None:
+    """Without it a value is refused with what would be needed, and the audit log has the attempt."""
+    made = api.call("POST", "/secrets", {"name": "one", "value": "hunter2"})
+    answer = api.request("GET", "/secrets/one?reveal=true")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+    assert "WARREN_REVEAL_SECRETS" in answer.json()["error"]["hint"]
+    assert "hunter2" not in answer.text
+    entry = api.call("GET", "/admin/audit?limit=1")["data"][0]
+    assert (entry["action"], entry["actor"], entry["object"]) == ("secret.reveal_refused", "admin", made["id"])
+    assert api.request("GET", "/secrets/none?reveal=true").status_code == 404
+    assert api.call("GET", "/secrets/one?reveal=false")["value"] == "********"
+
+
+def test_a_value_is_revealed_where_that_is_allowed(tmp_path: Path) -> None:
+    """With the setting an admin reads one value as it went in, which is noted and not to be stored."""
+    value = "hünter2\n" * 100
+    with Cluster(tmp_path, {**FAST, "WARREN_REVEAL_SECRETS": "true"}) as cluster:
+        cluster.broker.start()
+        made = cluster.api.call("POST", "/secrets", {"name": "one", "value": "old"})
+        cluster.api.call("POST", "/secrets/one/rotate", {"value": value})
+        answer = cluster.api.request("GET", f"/secrets/{made['id']}?reveal=true")
+        assert (answer.json()["value"], answer.json()["version"]) == (value, 2)
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert cluster.api.call("GET", "/secrets")["data"][0]["value"] == "********"
+        entry = cluster.api.call("GET", "/admin/audit?limit=1")["data"][0]
+        assert (entry["action"], entry["data"]) == ("secret.reveal", {"name": "one", "version": 2})
+        made = cluster.api.call("POST", "/security/api-keys", {"name": "an-operator", "role": "operator"})
+        with Api(cluster.broker.url, made["key"]) as operator:
+            assert operator.request("GET", "/secrets/one?reveal=true").status_code == 403
+
+
+def test_a_secret_is_rotated(api: Api) -> None:
+    """A new value is a new version; nothing else changes, and nothing else is taken."""
+    made = api.call("POST", "/secrets", {"name": "one", "value": "x", "expires_at": "2030-01-01T00:00:00Z"})
+    rotated = api.call("POST", "/secrets/one/rotate", {"value": "y"})
+    assert rotated == {**made, "version": 2, "updated_at": rotated["updated_at"]}
+    wrong: list[Any] = [{}, {"value": ""}, {"value": None}, {"value": "z", "name": "two"}, {"value": "x" * 65_537}, []]
+    for form in wrong:
+        assert api.request("POST", "/secrets/one/rotate", form).status_code == 422
+    assert api.request("POST", "/secrets/none/rotate", {"value": "y"}).status_code == 404
+    assert api.call("GET", "/secrets/one")["version"] == 2
+
+
+def test_expiring_secrets_come_soonest_first(api: Api) -> None:
+    """Those that expire within the days asked for, and those that have expired, page by page; no others."""
+    now = datetime.now(UTC)
+    for name, days in (("next-week", 7), ("gone", -400), ("today", 0.5), ("next-year", 365), ("month", 29)):
+        expires_at = (now + timedelta(days=days)).isoformat()
+        api.call("POST", "/secrets", {"name": name, "value": "x", "expires_at": expires_at})
+    api.call("POST", "/secrets", {"name": "twin", "value": "x", "expires_at": (now + timedelta(days=7)).isoformat()})
+    api.call("POST", "/secrets", {"name": "never", "value": "x"})
+
+    def names(query: str) -> list[str]:
+        return [secret["name"] for secret in api.call("GET", f"/secrets/expiring{query}")["data"]]
+
+    month = ["gone", "today", "next-week", "twin", "month"]
+    assert names("") == names("?days=30") == month
+    assert names("?days=0") == ["gone"]
+    assert names("?days=3650") == [*month, "next-year"]
+    assert names("?limit=2&offset=2") == month[2:4]
+    paged, cursor = [], ""
+    while cursor is not None:
+        page = api.call("GET", f"/secrets/expiring?limit=2{cursor and f'&cursor={cursor}'}")
+        paged += [secret["name"] for secret in page["data"]]
+        cursor = page["next_cursor"]
+    assert paged == month
+    for wrong in ("-1", "3651", "x", "99999999999999999999"):
+        assert api.request("GET", f"/secrets/expiring?days={wrong}").status_code == 422
+
+
+def test_no_secret_is_called_like_a_path(api: Api) -> None:
+    """A secret that could not be found by its name is refused, as a new one and as a change."""
+    api.call("POST", "/secrets", {"name": "one", "value": "x"})
+    for answer in (
+        api.request("POST", "/secrets", {"name": "expiring", "value": "x"}),
+        api.request("PATCH", "/secrets/one", {"name": "expiring"}),
+    ):
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, "name")
 
 
 @pytest.mark.parametrize(("size", "status"), [(0, 422), (1, 201), (65_536, 201), (65_537, 422)])
