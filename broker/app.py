@@ -17,6 +17,7 @@ import uvloop
 
 from broker.api.app import create_api
 from broker.artifacts import Artifacts
+from broker.commands import Commands
 from broker.control import ControlPlane
 from broker.datadir import DataDir
 from broker.decide import RetryPolicy
@@ -145,6 +146,8 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
         lanes=lanes,
         keeper=keeper,
     )
+    submitter = Submitter(store.writer)
+    tasks = Tasks(store.writer, on_cancel=sessions.cancel)
     control = ControlPlane(
         settings=settings,
         clock=clock,
@@ -155,8 +158,9 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
         resources=Resources(store, vault),
         artifacts=Artifacts(store, LocalStorage(settings.data_dir / "files"), clock, vault.derived_key("file URLs")),
         preferences=PreferenceStore(store),
-        submitter=Submitter(store.writer),
-        tasks=Tasks(store.writer, on_cancel=sessions.cancel),
+        submitter=submitter,
+        tasks=tasks,
+        commands=Commands(store=store, clock=clock, submitter=submitter, tasks=tasks, journal=journal, live=live),
         sessions=sessions,
         journal=journal,
         live=live,

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from broker.artifacts import Artifacts
+from broker.commands import Commands
 from broker.events import Journal
 from broker.fleet import Fleet
 from broker.keys import Keys
@@ -35,6 +36,7 @@ class ControlPlane:
     preferences: PreferenceStore
     submitter: Submitter
     tasks: Tasks
+    commands: Commands
     sessions: Sessions
     journal: Journal
     live: LiveOutput

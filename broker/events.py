@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -93,7 +93,7 @@ class Journal:
             transaction.connection.execute(_ADD, rows)
             transaction.after_commit(self._doorbell.ring)
 
-    async def follow(self, task_id: str | None, after: int) -> AsyncIterator[dict[str, Any]]:
+    async def follow(self, task_id: str | None, after: int) -> AsyncGenerator[dict[str, Any], None]:
         """Yield events with ids above `after`, of one task or of all, as they happen.
 
         Ends when the task has finished and all of its events were given, or when the control plane stops.

@@ -6,6 +6,7 @@ from fastapi import APIRouter, FastAPI
 
 from broker.api import (
     audit,
+    commands,
     connections,
     dead_letters,
     events,
@@ -51,6 +52,8 @@ def create_api(control: ControlPlane) -> FastAPI:
 
 def _versioned() -> APIRouter:
     router = APIRouter()
-    for noun in (tasks, output, events, dead_letters, workers, providers, connections, secrets, files, keys, audit):
+    for noun in (tasks, output, events, dead_letters, workers):
+        router.include_router(noun.router)
+    for noun in (providers, connections, commands, secrets, files, keys, audit):
         router.include_router(noun.router)
     return router

@@ -89,7 +89,6 @@ async def upload(
 
 
 @router.get("", operation_id="listFiles")
-@v1_router.get("")
 async def list_files(control: Control, _: Viewer, window: Windowed, task_id: TaskReference = None) -> Page[FileView]:
     """List files, newest first."""
     query = sa.select(artifacts)
@@ -137,7 +136,6 @@ async def fetch_signed(
 
 
 @router.delete("/{file_id}", status_code=204, operation_id="deleteFile")
-@v1_router.delete("/{file_id}", status_code=204)
 async def delete(control: Control, operator: Operator, file_id: str) -> Response:
     """Delete a file and its bytes."""
     await control.artifacts.delete(file_id, operator.name)
