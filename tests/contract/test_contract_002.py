@@ -37,6 +37,15 @@ class Client:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
+    def upload(self, name: str, content: bytes, **query: Any) -> Any:
+        url = f"{self._base}/files/upload{self._slash}"
+        answer = self._http.post(url, files={"file": (name, content)}, params=query)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def download(self, path: str) -> bytes:
+        return bytes(self._http.get(f"{self._base}{path}{self._slash}").raise_for_status().content)
+
     def close(self) -> None:
         self._http.close()
 
@@ -117,6 +126,40 @@ def test_connections_and_secrets_are_kept(admin: Client, slash: str) -> None:
     assert admin("PUT", f"/ssh-connections/{connection['id']}", {"port": 2222})["port"] == 2222
     admin("DELETE", f"/ssh-connections/{connection['id']}")
     admin("DELETE", f"/secrets/{secret['id']}")
+
+
+def test_secrets_are_rotated_and_watched(admin: Client, slash: str) -> None:
+    """POST /secrets with `expires_at`, POST …/rotate, GET /secrets/expiring with `days`; PUT and DELETE."""
+    form = {"name": f"rotated{len(slash)}", "value": "canary", "expires_at": "2020-01-01T00:00:00Z"}
+    secret = admin("POST", "/secrets", form)
+    admin("POST", f"/secrets/{secret['id']}/rotate", {"value": "another canary"})
+    assert secret["id"] in {found["id"] for found in admin("GET", "/secrets/expiring", days=30)["data"]}
+    assert admin("PUT", f"/secrets/{secret['id']}", {"category": "llm"})["category"] == "llm"
+    assert "canary" not in str(admin("GET", "/secrets"))
+    admin("DELETE", f"/secrets/{secret['id']}")
+
+
+def test_files_are_kept(admin: Client) -> None:
+    """The file paths: upload with `task_id`, list with `task_id` and `limit`, metadata, download, URL, delete."""
+    task = admin("POST", "/tasks", {"action": "noop"})
+    kept = admin.upload("notes.txt", b"canary", task_id=task["id"])
+    assert [found["id"] for found in admin("GET", "/files", task_id=task["id"], limit=10)["data"]] == [kept["id"]]
+    assert admin("GET", f"/files/{kept['id']}") == kept
+    assert admin.download(f"/files/{kept['id']}/download") == b"canary"
+    url = admin("GET", f"/files/{kept['id']}/url")["url"]
+    assert httpx2.get(url, trust_env=False).content == b"canary"
+    admin("DELETE", f"/files/{kept['id']}")
+    admin("POST", f"/tasks/{task['id']}/cancel")
+
+
+def test_a_connection_is_tested(admin: Client, slash: str) -> None:
+    """POST …/test and …/execute answer, here without a worker that could do it."""
+    host = {"name": f"tested{len(slash)}", "hostname": "192.0.2.9", "username": "deploy"}
+    connection = admin("POST", "/ssh-connections", host)
+    assert admin("POST", f"/ssh-connections/{connection['id']}/test", {"timeout_s": 1})["ok"] is False
+    begun = admin("POST", f"/ssh-connections/{connection['id']}/execute", {"command": "uptime", "wait_s": 0})
+    admin("POST", f"/tasks/{begun['task']['id']}/cancel")
+    admin("DELETE", f"/ssh-connections/{connection['id']}")
 
 
 def test_health_needs_no_key(cluster: Cluster) -> None:

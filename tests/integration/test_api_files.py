@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +25,7 @@ from tests.support.processes import FAST, wait_until
 BOUNDARY = "----boundary"
 CONTENT = bytes(range(256)) * 40
 LIMIT = 300_000
+FILE = f'form-data; name="{multipart.FIELD}"; filename="a"'
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,19 @@ def fetch(cluster: Cluster, file_id: str, **headers: str) -> httpx2.Response:
 def stored(cluster: Cluster) -> set[str]:
     """Return the names of all files in the storage."""
     return {path.name for path in (cluster.broker.data_dir / "files").rglob("*") if path.is_file()}
+
+
+@contextmanager
+def begin_upload(cluster: Cluster, *known: str) -> Iterator[None]:
+    """Send a part of a file, and leave when the block ends; `known` are all the files that are there."""
+    head = (
+        f"POST {BASE}/files/upload HTTP/1.1\r\nHost: x\r\nX-API-Key: {cluster.broker.key('admin')}\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: 200000\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", cluster.broker.port), 30) as connection:
+        connection.sendall(head.encode() + raw_body((FILE, bytes(100_000)), end=""))
+        wait_until("the file arrives", lambda: stored(cluster) != set(known))
+        yield
 
 
 def raw_body(*parts: tuple[str, bytes], end: str = f"--{BOUNDARY}--\r\n") -> bytes:
@@ -270,9 +285,6 @@ def test_a_url_survives_any_host(cluster: Cluster, host: str) -> None:
     assert status in (b"200", b"400", b"422")
 
 
-FILE = f'form-data; name="{multipart.FIELD}"; filename="a"'
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -373,13 +385,8 @@ def test_what_follows_the_file_is_counted_too(limited: Cluster) -> None:
 def test_a_client_that_leaves_leaves_nothing(limited: Cluster) -> None:
     """When the connection breaks in the middle of a file, its bytes are gone soon."""
     before = stored(limited)
-    head = (
-        f"POST {BASE}/files/upload HTTP/1.1\r\nHost: x\r\nX-API-Key: {limited.broker.key('admin')}\r\n"
-        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: 200000\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", limited.broker.port), 30) as connection:
-        connection.sendall(head.encode() + raw_body((FILE, bytes(100_000)), end=""))
-        wait_until("the file arrives", lambda: stored(limited) != before)
+    with begin_upload(limited, *before):
+        pass
     wait_until("it is gone", lambda: stored(limited) == before)
     assert "request_crashed" not in limited.broker.output
 
@@ -404,11 +411,12 @@ def test_a_crash_leaves_no_row_without_bytes(tmp_path: Path) -> None:
         cluster.broker.start()
         known = upload(cluster)
         url = cluster.api.call("GET", f"/files/{known['id']}/url")["url"]
-        cluster.broker.kill()
+        with begin_upload(cluster, known["id"]):
+            cluster.broker.kill()
         folder = cluster.broker.data_dir / "files" / "aa"
         folder.mkdir(mode=0o700, exist_ok=True)
-        for name in ("file_" + "a" * 32, "file_" + "b" * 30 + "aa.part"):
-            (folder / name).write_bytes(b"left over")
+        (folder / f"file_{'a' * 32}").write_bytes(b"kept, and not yet known")
+        assert len(stored(cluster)) == 3
         cluster.broker.start()
         assert stored(cluster) == {known["id"]}
         assert httpx2.get(url).content == CONTENT
