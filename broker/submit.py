@@ -12,17 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from sqlalchemy import Table
 
 from broker.events import task_event
+from broker.pipeline import MAX_STEPS, StepForm, pack_plan
 from broker.store.tables import connections, providers, tasks, workers
 from broker.store.writer import Transaction, Writer
 from protocols import ids
-from protocols.codec import pack, unpack
-from protocols.envelope import MAX_ENVELOPE_BYTES
+from protocols.envelope import pack_input
 from protocols.errors import IdempotencyMismatch, InvalidInput, NotFound
 from protocols.names import DEFAULT_POOL, BuiltinAction, LaneKind, check_name, lane_name, pinned_lane_name
 from protocols.states import Delivery, Priority, TaskState
 
-_ENVELOPE_ROOM = 4096
-"""What an envelope adds to the task's input."""
 _DEFAULT_TIMEOUT_S = 600.0
 _DEFAULT_ATTEMPTS = 3
 
@@ -51,6 +49,7 @@ class TaskForm(BaseModel):
     concurrency_limit: int = Field(default=1, ge=1, le=10_000)
     title: Annotated[str, Field(max_length=500)] | None = None
     description: Annotated[str, Field(max_length=10_000)] | None = None
+    then: list[StepForm] = Field(default_factory=list, max_length=MAX_STEPS)
 
     @field_validator("pool")
     @classmethod
@@ -162,9 +161,8 @@ def _row(
     )
     connection_id = references.resolve(connections, form.connection, "connection")[0] if form.connection else None
     worker_id = references.resolve(workers, form.worker, "worker")[0] if form.worker else None
-    input_blob = pack([form.args, form.input], MAX_ENVELOPE_BYTES - _ENVELOPE_ROOM)
     # What no worker could read is refused here, where someone can still be told.
-    unpack(input_blob, MAX_ENVELOPE_BYTES)
+    input_blob = pack_input(form.args, form.input)
     key = submission.idempotency_key
     if key is not None and len(submission.forms) > 1:
         key = f"{key}:{number}"
@@ -178,6 +176,7 @@ def _row(
         "connection_id": connection_id,
         "pinned_worker_id": worker_id,
         "input_blob": input_blob,
+        "then_blob": pack_plan(form.then, lambda worker: references.resolve(workers, worker, "worker")[0]),
         "title": form.title,
         "description": form.description,
         "priority": Priority[form.priority.upper()].value,

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from broker.decide import Decision
 from broker.events import task_event
+from broker.pipeline import begin_next
 from broker.store.tables import dead_letters, tasks
 from broker.store.writer import Transaction
 from protocols import ids
@@ -52,6 +53,8 @@ def move(
         transaction.wake(task["lane"], changes["due_at"] if to is TaskState.SCHEDULED else None)
     if to not in _HOLDS_KEY and task["concurrency_key"] is not None:
         _wake_key(transaction, task["concurrency_key"])
+    if to is TaskState.SUCCEEDED and task["then_blob"] is not None:
+        _begin_next(transaction, {**task, **changes})
 
 
 @lru_cache(maxsize=64)
@@ -106,6 +109,14 @@ def die(
     """Make a task a dead letter for a reason that no execution told."""
     changes = {"error_class": None, "error_code": error_code, "error_message": error_message, **changes}
     move(transaction, task, TaskState.DEAD, "task.dead", {"cause": cause.value}, cause=cause.value, **changes)
+
+
+def _begin_next(transaction: Transaction, task: Mapping[str, Any]) -> None:
+    stillborn = begin_next(transaction, task)
+    if stillborn is not None:
+        step, problem = stillborn
+        cause = CauseOfDeath.NOT_RETRYABLE
+        die(transaction, step, cause, error_code=problem.code, error_message=problem.message)
 
 
 def _add_dead_letter(transaction: Transaction, task: Mapping[str, Any]) -> None:

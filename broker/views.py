@@ -7,8 +7,9 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from sqlalchemy import Row
 
+from broker.pipeline import read_plan
 from protocols.codec import unpack
-from protocols.states import Approval, Presence, Priority
+from protocols.states import Approval, Delivery, Presence, Priority
 
 T = TypeVar("T")
 
@@ -89,11 +90,29 @@ class TaskSummary(View):
     created_by: str
 
 
+class StepView(View):
+    """A step that follows a task's success; what it does not say is as with the task before it."""
+
+    action: str
+    title: str | None = None
+    input: dict[str, Any] = Field(default_factory=dict)
+    args: list[Any] = Field(default_factory=list)
+    pool: str | None = None
+    worker: str | None = None
+    priority: str | None = None
+    delivery: str = Delivery.AT_LEAST_ONCE.value
+    max_attempts: int | None = None
+    timeout_s: float | None = None
+    delay_s: float = 0.0
+    pass_result: bool = True
+
+
 class TaskView(TaskSummary):
     """A task with all that went in and came out."""
 
     input: dict[str, Any]
     args: list[Any]
+    then: list[StepView]
     result: dict[str, Any] | None
 
 
@@ -162,7 +181,8 @@ def task_view(row: Row[Any]) -> TaskView:
     """Return the whole task of such a row."""
     args, task_input = plain(unpack(row.input_blob, _MAX_BLOB))
     result = _opened(row.result_blob)
-    return TaskView.model_validate({**_task_fields(row), "input": task_input, "args": args, "result": result})
+    more = {"input": task_input, "args": args, "then": plain(read_plan(row.then_blob)), "result": result}
+    return TaskView.model_validate({**_task_fields(row), **more})
 
 
 def worker_view(row: Row[Any], now: int) -> WorkerView:

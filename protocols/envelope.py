@@ -1,6 +1,7 @@
 """The envelope: what a lane carries to a worker. A `dramatiq.Message` in MessagePack, without any secret."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dramatiq import Message
@@ -17,6 +18,8 @@ from protocols.values import FROZEN, Count, Id, Milliseconds, Name
 
 MAX_ENVELOPE_BYTES = 1024 * 1024
 """Larger inputs travel as Artifacts, by reference."""
+MAX_INPUT_BYTES = MAX_ENVELOPE_BYTES - 4096
+"""What a task's arguments may take of it; the rest is for what an envelope adds to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=FROZEN)
@@ -94,6 +97,13 @@ def decode_message(body: bytes) -> Message[Any]:
         return Message(**{**fields, "args": tuple(fields["args"])})
     except TypeError as error:
         raise InvalidFrame("no dramatiq message: it has other fields") from error
+
+
+def pack_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """Return a task's arguments as they are stored; raises TooLarge or InvalidFrame for what no worker could read."""
+    packed = pack([args, kwargs], MAX_INPUT_BYTES)
+    unpack(packed, MAX_ENVELOPE_BYTES)
+    return packed
 
 
 class EnvelopeEncoder(Encoder):

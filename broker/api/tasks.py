@@ -20,7 +20,7 @@ from protocols.errors import NotFound
 from protocols.states import Priority, TaskState
 
 MAX_BULK = 1000
-_HEAVY = ("input_blob", "result_blob")
+_HEAVY = ("input_blob", "result_blob", "then_blob")
 
 
 def _tasks(*columns: sa.Column[Any]) -> Select[Any]:
@@ -112,21 +112,27 @@ async def submit_bulk(
 @router.get("", operation_id="listTasks")
 async def list_tasks(
     control: Control,
-    _: Viewer,
+    viewer: Viewer,
     window: Windowed,
     state: TaskState | None = None,
     status: TaskState | None = None,
     status_filter: TaskState | None = None,
     action: Annotated[str | None, Query(max_length=128)] = None,
     priority: PriorityName | None = None,
+    idempotency_key: Annotated[str | None, Query(max_length=300)] = None,
 ) -> Page[TaskSummary]:
-    """List tasks, newest first, without what went in and came out."""
+    """List tasks, newest first, without what went in and came out.
+
+    `idempotency_key` finds what this API key submitted under it; `<key> 1` is the first step after that task.
+    """
     query = _SUMMARIES
     chosen_state = state or status or status_filter
     if chosen_state is not None:
         query = query.where(tasks.c.state == chosen_state.value)
     if action is not None:
         query = query.where(tasks.c.action == action)
+    if idempotency_key is not None:
+        query = query.where(tasks.c.created_by == viewer.name, tasks.c.idempotency_key == idempotency_key)
     if priority is not None:
         query = query.where(tasks.c.priority == Priority[priority.upper()].value)
     page = read_page(query, tasks.c.id, window, task_summary, newest_first=True)
