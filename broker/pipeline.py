@@ -16,7 +16,7 @@ from broker.store.writer import Transaction
 from protocols import ids
 from protocols.codec import pack, unpack
 from protocols.envelope import MAX_ENVELOPE_BYTES, MAX_INPUT_BYTES, pack_input
-from protocols.errors import Conflict, InvalidInput, NotFound, TooLarge, WarrenError
+from protocols.errors import Conflict, InvalidInput, InvalidName, NotFound, TooLarge, WarrenError
 from protocols.names import BuiltinAction, LaneKind, check_name, lane_name, pinned_lane_name
 from protocols.states import Approval, Delivery, Priority, TaskState
 
@@ -64,7 +64,11 @@ class StepForm(BaseModel):
     @field_validator("pool")
     @classmethod
     def _pool_is_a_name(cls, pool: str | None) -> str | None:
-        return None if pool is None else check_name(pool, "pool")
+        try:
+            return None if pool is None else check_name(pool, "pool")
+        except InvalidName as error:
+            # Told like this, the answer says which step it is.
+            raise ValueError(error.message) from error
 
 
 def pack_plan(steps: Sequence[StepForm], worker_id: Callable[[str], str]) -> bytes | None:
