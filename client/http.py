@@ -90,9 +90,12 @@ class ApiClient:
         """Delete what is at `path`."""
         self.request("DELETE", path)
 
-    def create(self, path: str, body: Any) -> Json:
-        """Post `body` once, whatever the connection does: a broken one is tried again under the same key."""
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
+    def create(self, path: str, body: Any, *, key: str | None = None) -> Json:
+        """Post `body` once, whatever the connection does: a broken one is tried again under the same key.
+
+        `key` is the Idempotency-Key, a new one by default.
+        """
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         try:
             response = self.request("POST", path, json=body, headers=headers)
         except Unreachable:
