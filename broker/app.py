@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from broker.agents import Agents
 from broker.api.app import create_api
 from broker.artifacts import Artifacts
 from broker.commands import Commands
@@ -157,6 +158,7 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
         fleet=Fleet(store, on_decision=sessions.close_worker),
         resources=Resources(store, vault),
         artifacts=Artifacts(store, LocalStorage(settings.data_dir / "files"), clock, vault.derived_key("file URLs")),
+        agents=Agents(store.writer),
         preferences=PreferenceStore(store),
         submitter=submitter,
         tasks=tasks,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from broker.artifacts import Artifacts
 from broker.commands import Commands
+from broker.agents import Agents
 from broker.events import Journal
 from broker.fleet import Fleet
 from broker.keys import Keys
@@ -33,6 +34,7 @@ class ControlPlane:
     fleet: Fleet
     resources: Resources
     artifacts: Artifacts
+    agents: Agents
     preferences: PreferenceStore
     submitter: Submitter
     tasks: Tasks

@@ -44,6 +44,18 @@ def worker_event(kind: str, worker_id: str, data: Mapping[str, Any]) -> dict[str
     }
 
 
+def agent_event(agent_id: str, name: str, status: str, actor: str) -> dict[str, Any]:
+    """Return the journal entry of an agent that was created, started, stopped or deleted."""
+    return {
+        "type": "agent.status",
+        "task_id": None,
+        "attempt": None,
+        "execution_id": None,
+        "worker_id": None,
+        "data": {"agent_id": agent_id, "name": name, "status": status, "by": actor},
+    }
+
+
 class Doorbell:
     """Wakes coroutines of one event loop from any thread. It carries nothing: who wakes looks for himself."""
 

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from broker.audit import record
 from broker.store.store import Store
-from broker.store.tables import connections, providers, secrets, tasks
+from broker.store.tables import agents, connections, providers, secrets, tasks
 from broker.store.writer import Transaction
 from broker.vault import Vault
 from protocols import ids
@@ -146,6 +146,8 @@ def _refuse_taken_name(transaction: Transaction, noun: Noun, name: str) -> None:
 def _delete(transaction: Transaction, noun: Noun, reference: str, actor: str) -> None:
     row = find(transaction.connection, noun, reference)
     _refuse_if_in_use(transaction, noun, row, "deleted")
+    if noun is PROVIDER:
+        _refuse_if_an_agent_asks(transaction, row)
     transaction.connection.execute(noun.table.delete().where(noun.table.c.id == row.id))
     record(transaction, actor, f"{noun.name}.delete", row.id, {"name": row.name})
 
@@ -161,6 +163,16 @@ def _refuse_if_in_use(transaction: Transaction, noun: Noun, row: Row[Any], verb:
                 f"{noun.name} {row.name!r} cannot be {verb}: unfinished tasks use it, such as {task.id}",
                 hint="cancel them or let them finish",
             )
+
+
+def _refuse_if_an_agent_asks(transaction: Transaction, provider: Row[Any]) -> None:
+    asking = sa.select(agents.c.name).where(agents.c.provider_id == provider.id, agents.c.deleted_at.is_(None))
+    agent = transaction.connection.execute(asking.limit(1)).first()
+    if agent is not None:
+        raise Conflict(
+            f"provider {provider.name!r} cannot be deleted: agent {agent.name!r} uses it",
+            hint="give the agent another provider first",
+        )
 
 
 def _refuse_if_referenced(transaction: Transaction, row: Row[Any], verb: str) -> None:

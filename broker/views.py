@@ -142,6 +142,37 @@ class WorkerView(View):
     running: int
 
 
+class AgentView(View):
+    """An agent."""
+
+    id: str
+    name: str
+    description: str | None
+    role: str | None
+    llm_provider: str | None
+    llm_model: str | None
+    system_prompt: str | None
+    enabled_tools: list[str]
+    pool: str
+    worker_id: str | None
+    worker: str | None
+    status: str
+    version: int
+    created_at: Time
+    created_by: str
+    updated_at: Time
+
+
+class AgentVersionView(View):
+    """An agent's profile as it was at a time, with the names of that time."""
+
+    agent_id: str
+    version: int
+    at: Time
+    actor: str
+    profile: dict[str, Any]
+
+
 class EventView(View):
     """An entry of the journal."""
 
@@ -198,6 +229,11 @@ def worker_view(row: Row[Any], now: int) -> WorkerView:
         "heartbeat": beat and {**beat, "at": rfc3339(beat["at"])},
     }
     return WorkerView.model_validate({**row._mapping, **more})
+
+
+def agent_view(row: Row[Any]) -> AgentView:
+    """Return an agent of its row of `living_agents`."""
+    return AgentView.model_validate({**row._mapping, "status": row.shown_status})
 
 
 def dead_letter_view(row: Row[Any]) -> DeadLetterView:

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 
 from broker.api import (
+    agents,
     audit,
     commands,
     connections,
@@ -52,8 +53,21 @@ def create_api(control: ControlPlane) -> FastAPI:
 
 def _versioned() -> APIRouter:
     router = APIRouter()
-    for noun in (tasks, output, events, dead_letters, workers):
-        router.include_router(noun.router)
-    for noun in (providers, connections, commands, secrets, files, keys, audit):
+    nouns = (
+        tasks,
+        output,
+        events,
+        dead_letters,
+        workers,
+        agents,
+        providers,
+        connections,
+        commands,
+        secrets,
+        files,
+        keys,
+        audit,
+    )
+    for noun in nouns:
         router.include_router(noun.router)
     return router

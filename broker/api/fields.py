@@ -15,8 +15,17 @@ def _checked(name: str) -> str:
         raise InvalidName(error.message, field="name") from error
 
 
+def _checked_pool(name: str) -> str:
+    try:
+        return check_name(name, "pool")
+    except InvalidName as error:
+        raise InvalidName(error.message, field="pool") from error
+
+
 NewName = Annotated[str, AfterValidator(_checked)]
 """A name that can stand in lane names and addresses."""
+PoolName = Annotated[str, AfterValidator(_checked_pool)]
+"""The name of a pool, which stands in lane names."""
 Reference = Annotated[str, Field(min_length=1, max_length=128)]
 """The id or name of something that exists."""
 Line = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]

@@ -13,7 +13,7 @@ from broker.api.auth import Control, Operator, Viewer
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
-from broker.store.tables import connections, providers, tasks, workers
+from broker.store.tables import connections, name_of, providers, tasks, workers
 from broker.submit import Submission, TaskForm
 from broker.views import Page, TaskSummary, TaskView, task_summary, task_view
 from protocols.errors import NotFound
@@ -27,16 +27,10 @@ def _tasks(*columns: sa.Column[Any]) -> Select[Any]:
     """Return a query for these columns of tasks, and the names of what they use (ids of what is gone)."""
     return sa.select(
         *columns,
-        _name(providers, tasks.c.provider_id).label("provider"),
-        _name(connections, tasks.c.connection_id).label("connection"),
-        _name(workers, tasks.c.pinned_worker_id).label("worker"),
+        name_of(providers, tasks.c.provider_id).label("provider"),
+        name_of(connections, tasks.c.connection_id).label("connection"),
+        name_of(workers, tasks.c.pinned_worker_id).label("worker"),
     )
-
-
-def _name(table: sa.Table, reference: sa.Column[Any]) -> sa.ColumnElement[str | None]:
-    # No join: a list's total is counted without looking up a name for every task.
-    name = sa.select(table.c.name).where(table.c.id == reference).scalar_subquery()
-    return sa.func.coalesce(name, reference)
 
 
 # Building a query of so many columns takes longer than running it.
