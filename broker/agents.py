@@ -68,10 +68,14 @@ def living_agents() -> Select[Any]:
     ).where(agents.c.deleted_at.is_(None))
 
 
+_ONE = living_agents().where(
+    sa.or_(agents.c.id == sa.bindparam("reference"), agents.c.name == sa.bindparam("reference"))
+)
+
+
 def find_agent(connection: Connection, reference: str) -> Row[Any]:
     """Return the row of `living_agents` with this id or name; raises NotFound."""
-    query = living_agents().where(sa.or_(agents.c.id == reference, agents.c.name == reference))
-    found = connection.execute(query).first()
+    found = connection.execute(_ONE, {"reference": reference}).first()
     if found is None:
         raise NotFound(f"there is no agent {reference[:128]!r}")
     return found

@@ -127,6 +127,7 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
     doorbell = Doorbell(asyncio.get_running_loop())
     journal = Journal(store, stopping, doorbell)
     vault = Vault.open(settings.data_dir)
+    preferences = PreferenceStore(store)
     lanes = DirectBroker()
     due = DueTimer(store, clock)
     dispatcher = Dispatcher(lanes, clock, transport=this, on_due=due.expect)
@@ -147,7 +148,7 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
         lanes=lanes,
         keeper=keeper,
     )
-    submitter = Submitter(store.writer)
+    submitter = Submitter(store.writer, preferences)
     tasks = Tasks(store.writer, on_cancel=sessions.cancel)
     control = ControlPlane(
         settings=settings,
@@ -159,7 +160,7 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
         resources=Resources(store, vault),
         artifacts=Artifacts(store, LocalStorage(settings.data_dir / "files"), clock, vault.derived_key("file URLs")),
         agents=Agents(store.writer),
-        preferences=PreferenceStore(store),
+        preferences=preferences,
         submitter=submitter,
         tasks=tasks,
         commands=Commands(store=store, clock=clock, submitter=submitter, tasks=tasks, journal=journal, live=live),

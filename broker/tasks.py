@@ -1,4 +1,4 @@
-"""What people do with tasks: cancel them, redrive and discard dead ones."""
+"""What people do with tasks: change and cancel them, redrive and discard dead ones."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -10,9 +10,18 @@ from broker.audit import record
 from broker.events import task_event
 from broker.store.tables import dead_letters, tasks
 from broker.store.writer import Transaction, Writer
+from broker.submit import deadline_at
 from broker.transitions import move
-from protocols.errors import Conflict, NotFound
-from protocols.states import FINISHED_STATES, TaskState
+from protocols.codec import unpack
+from protocols.envelope import MAX_ENVELOPE_BYTES, pack_input
+from protocols.errors import Conflict, InvalidInput, NotFound
+from protocols.names import BuiltinAction
+from protocols.states import FINISHED_STATES, Priority, TaskState
+
+_WORDS = frozenset({"title", "description"})
+"""Columns that change nothing about what runs, nor when."""
+_FIELDS = {"deadline_at": "deadline"}
+_BEGUN = FINISHED_STATES | {TaskState.RUNNING}
 
 
 class Tasks:
@@ -29,6 +38,18 @@ class Tasks:
         Fails with NotFound, or Conflict if the task has finished.
         """
         return self._writer.write(lambda transaction: self._cancel(transaction, task_id, reason, actor))
+
+    def change(self, task_id: str, fields: Mapping[str, Any], actor: str) -> Future[None]:
+        """Change what `fields` names: title and description at any time, the rest until a worker has begun.
+
+        A task that is in its lane's window leaves it, and is put in line anew. Fails with NotFound, Conflict for a
+        task that is too far, InvalidInput for what it cannot have.
+        """
+        return self._writer.write(lambda transaction: _change(transaction, task_id, fields, actor))
+
+    def retry(self, task_id: str, actor: str) -> Future[None]:
+        """Run a dead task again, with all of its tries. Fails with NotFound, or Conflict unless it is dead."""
+        return self._writer.write(lambda transaction: _retry(transaction, task_id, actor))
 
     def redrive(self, dead_letter_id: str, actor: str) -> Future[str]:
         """Run a dead task again, with all of its tries; returns the task's id.
@@ -55,9 +76,74 @@ class Tasks:
         transaction.after_commit(lambda: self._on_cancel(worker_id, execution_id, reason))
 
 
+def _change(transaction: Transaction, task_id: str, fields: Mapping[str, Any], actor: str) -> None:
+    task = _task(transaction, task_id)
+    wanted = _columns(task, fields, transaction.now)
+    columns = {column: value for column, value in wanted.items() if value != task[column]}
+    if not columns:
+        return
+    told = {"by": actor, "fields": sorted(_FIELDS.get(column, column) for column in columns.keys() - {"input_blob"})}
+    if columns.keys() <= _WORDS:
+        _set(transaction, task, columns, told)
+        return
+    if TaskState(task["state"]) in _BEGUN:
+        raise Conflict(
+            f"the task is {task['state']}: only its title and description can be changed",
+            hint="submit another task",
+        )
+    if task["state"] == TaskState.QUEUED.value:
+        move(transaction, task, TaskState.SCHEDULED, "task.updated", told, due_at=task["due_at"], **columns)
+    else:
+        _set(transaction, task, columns, told)
+        transaction.wake(task["lane"], task["due_at"])
+
+
+def _set(
+    transaction: Transaction, task: Mapping[str, Any], columns: Mapping[str, Any], told: Mapping[str, Any]
+) -> None:
+    transaction.connection.execute(tasks.update().where(tasks.c.id == task["id"]).values(columns))
+    transaction.events.append(task_event("task.updated", task, told))
+
+
+def _columns(task: Mapping[str, Any], fields: Mapping[str, Any], now: int) -> dict[str, Any]:
+    """Return the columns for `fields`; raises InvalidInput or Conflict."""
+    columns = dict(fields)
+    if "priority" in columns:
+        columns["priority"] = Priority[columns["priority"].upper()].value
+    if "deadline" in columns:
+        deadline = columns.pop("deadline")
+        columns["deadline_at"] = None if deadline is None else deadline_at(deadline, now, known=task["deadline_at"])
+    instructions = fields.get("instructions", task["instructions"])
+    if instructions != task["instructions"] and task["action"] == BuiltinAction.LLM_CHAT:
+        columns["input_blob"] = _with_prompt(task, instructions)
+    return columns
+
+
+def _with_prompt(task: Mapping[str, Any], instructions: str | None) -> bytes:
+    args, task_input = unpack(task["input_blob"], MAX_ENVELOPE_BYTES)
+    if not instructions:
+        raise InvalidInput("an llm.chat cannot be without instructions", field="instructions")
+    if "messages" in task_input:
+        raise Conflict(
+            "this task's `input` has its own `messages`, which instructions cannot replace", field="instructions"
+        )
+    return pack_input(args, {**task_input, "prompt": instructions})
+
+
+def _retry(transaction: Transaction, task_id: str, actor: str) -> None:
+    _revive(transaction, _task(transaction, task_id), actor)
+    record(transaction, actor, "task.retry", task_id, {})
+
+
 def _redrive(transaction: Transaction, dead_letter_id: str, actor: str) -> str:
     letter = _open_letter(transaction, dead_letter_id)
     task = _task(transaction, letter["task_id"])
+    _revive(transaction, task, actor)
+    record(transaction, actor, "dead_letter.retry", dead_letter_id, {"task_id": task["id"]})
+    return str(task["id"])
+
+
+def _revive(transaction: Transaction, task: Mapping[str, Any], actor: str) -> None:
     if task["state"] != TaskState.DEAD.value:
         raise Conflict(f"the task is not dead: it is {task['state']}")
     move(
@@ -75,8 +161,6 @@ def _redrive(transaction: Transaction, dead_letter_id: str, actor: str) -> str:
         # A deadline that has passed would only end it again.
         deadline_at=None if (task["deadline_at"] or 0) <= transaction.now else task["deadline_at"],
     )
-    record(transaction, actor, "dead_letter.retry", dead_letter_id, {"task_id": task["id"]})
-    return str(task["id"])
 
 
 def _discard(transaction: Transaction, dead_letter_id: str, actor: str) -> None:

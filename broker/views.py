@@ -73,6 +73,11 @@ class TaskSummary(View):
     deadline: Time | None
     title: str | None
     description: str | None
+    agent_id: str | None
+    agent: str | None
+    agent_version: int | None
+    parent_id: str | None
+    required_tools: list[str]
     concurrency_key: str | None
     concurrency_limit: int
     attempt: int
@@ -110,6 +115,7 @@ class StepView(View):
 class TaskView(TaskSummary):
     """A task with all that went in and came out."""
 
+    instructions: str | None
     input: dict[str, Any]
     args: list[Any]
     then: list[StepView]
@@ -271,6 +277,7 @@ def _task_fields(row: Row[Any]) -> dict[str, Any]:
         "status": row.state,
         "priority": Priority(row.priority).name.lower(),
         "deadline": row.deadline_at,
+        "required_tools": row.required_tools or [],
         "usage": _opened(row.usage_blob),
         "error": _error(row),
     }

@@ -14,6 +14,8 @@ API_KEY = "key"
 AGENT = "agent"
 ARTIFACT = "file"
 
+_LAST_MS = 2**48 - 1
+
 
 def new_id(prefix: str) -> str:
     """Return a new id such as `task_01973cf0a6b07c3d8f0e2a4b6c8d9e1f`.
@@ -25,5 +27,10 @@ def new_id(prefix: str) -> str:
     milliseconds, rest = divmod(nanoseconds, 1_000_000)
     fraction = rest * 4096 // 1_000_000
     random = int.from_bytes(os.urandom(8)) & (2**62 - 1)
-    value = (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | fraction << 64 | 0x2 << 62 | random
+    value = (milliseconds & _LAST_MS) << 80 | 0x7 << 76 | fraction << 64 | 0x2 << 62 | random
     return f"{prefix}_{value:032x}"
+
+
+def first_id(prefix: str, milliseconds: int) -> str:
+    """Return what is not after any id of that time or later, and after every earlier one."""
+    return f"{prefix}_{min(max(milliseconds, 0), _LAST_MS) << 80:032x}"

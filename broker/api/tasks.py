@@ -1,11 +1,12 @@
-"""`/tasks`: submit, look at, cancel."""
+"""`/tasks`: submit, look at, change, cancel, retry."""
 
 import asyncio
+from datetime import datetime
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Header, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Header, Query, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Select
 from sqlalchemy.engine import Connection
 
@@ -13,14 +14,21 @@ from broker.api.auth import Control, Operator, Viewer
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
-from broker.store.tables import connections, name_of, providers, tasks, workers
-from broker.submit import Submission, TaskForm
+from broker.store.tables import agents, connections, name_of, providers, tasks, workers
+from broker.submit import MAX_INSTRUCTIONS, Description, PriorityName, Submission, TaskForm, Title
 from broker.views import Page, TaskSummary, TaskView, task_summary, task_view
+from protocols import ids
 from protocols.errors import NotFound
 from protocols.states import Priority, TaskState
 
 MAX_BULK = 1000
-_HEAVY = ("input_blob", "result_blob", "then_blob")
+_HEAVY = ("input_blob", "result_blob", "then_blob", "instructions", "request_sha256")
+_NUMEROUS = frozenset({TaskState.SUCCEEDED, TaskState.SCHEDULED})
+"""States that most tasks are in. In any other one are so few that its index leads to them sooner than others do,
+which the planner cannot know; so it is not shown the others.
+"""
+_SKEW_MS = 60_000
+"""How far the time in a task's id may be from its `created_at`, which is when its transaction began."""
 
 
 def _tasks(*columns: sa.Column[Any]) -> Select[Any]:
@@ -30,16 +38,90 @@ def _tasks(*columns: sa.Column[Any]) -> Select[Any]:
         name_of(providers, tasks.c.provider_id).label("provider"),
         name_of(connections, tasks.c.connection_id).label("connection"),
         name_of(workers, tasks.c.pinned_worker_id).label("worker"),
+        name_of(agents, tasks.c.agent_id).label("agent"),
     )
 
 
 # Building a query of so many columns takes longer than running it.
 _ONE = _tasks(*tasks.c).where(tasks.c.id == sa.bindparam("task_id"))
 _SUMMARIES = _tasks(*(column for column in tasks.c if column.name not in _HEAVY))
+_BY_STATE = sa.select(tasks.c.state, sa.func.count()).group_by(tasks.c.state)
+_BY_PRIORITY = sa.select(tasks.c.priority, sa.func.count()).group_by(tasks.c.priority)
 
 router = APIRouter(prefix="/tasks", tags=["tasks"], route_class=StrictRoute)
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
-PriorityName = Annotated[str, Query(pattern="^(low|normal|high|critical)$")]
+Word = Annotated[str, Query(max_length=200)]
+Moment = Annotated[AwareDatetime, Query()]
+
+
+async def chosen(
+    viewer: Viewer,
+    state: TaskState | None = None,
+    status: TaskState | None = None,
+    status_filter: TaskState | None = None,
+    action: Word | None = None,
+    priority: PriorityName | None = None,
+    agent_id: Word | None = None,
+    lane: Word | None = None,
+    pool: Word | None = None,
+    worker_id: Word | None = None,
+    parent_id: Word | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
+    idempotency_key: Annotated[str, Query(max_length=300)] | None = None,
+) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of the tasks that the query asks for.
+
+    `agent_id` and `worker_id` are ids or names; `worker_id` is the worker of the last execution. `created_after` is
+    the first moment that counts and `created_before` the first that does not. `idempotency_key` finds what this API
+    key submitted under it; `<key> 1` is the first step after that task.
+    """
+    chosen_state = state or status or status_filter
+    indexed = chosen_state is None or chosen_state in _NUMEROUS
+    equal = {
+        tasks.c.action: action,
+        tasks.c.priority: None if priority is None else Priority[priority.upper()].value,
+        tasks.c.agent_id: None if agent_id is None else _id_of(agents, agent_id),
+        tasks.c.lane: lane,
+        tasks.c.pool: pool,
+        tasks.c.worker_id: None if worker_id is None else _id_of(workers, worker_id),
+    }
+    conditions = [
+        (column if indexed else sa.func.coalesce(column, sa.null())) == value
+        for column, value in equal.items()
+        if value is not None
+    ]
+    if chosen_state is not None:
+        conditions.append(tasks.c.state == chosen_state.value)
+    if parent_id is not None:
+        conditions.append(tasks.c.parent_id == parent_id)
+    if idempotency_key is not None:
+        conditions += [tasks.c.created_by == viewer.name, tasks.c.idempotency_key == idempotency_key]
+    return [*conditions, *_created(created_after, created_before)]
+
+
+def _id_of(table: sa.Table, reference: str) -> sa.ColumnElement[str]:
+    """Return the id of the newest row with this name, or else the reference itself, which may be an id.
+
+    As a scalar, so that an index with the id as its second column gives the rows in order.
+    """
+    newest = sa.select(table.c.id).where(table.c.name == reference).order_by(table.c.id.desc()).limit(1)
+    return sa.func.coalesce(newest.scalar_subquery(), reference)
+
+
+def _created(after: datetime | None, before: datetime | None) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for when tasks were created: by their ids too, since every index has these in order."""
+    conditions: list[sa.ColumnElement[bool]] = []
+    if after is not None:
+        since = int(after.timestamp() * 1000)
+        conditions += [tasks.c.created_at >= since, tasks.c.id >= ids.first_id(ids.TASK, since - _SKEW_MS)]
+    if before is not None:
+        until = int(before.timestamp() * 1000)
+        conditions += [tasks.c.created_at < until, tasks.c.id < ids.first_id(ids.TASK, until + _SKEW_MS)]
+    return conditions
+
+
+Chosen = Annotated[list[sa.ColumnElement[bool]], Depends(chosen)]
 
 
 class BulkForm(BaseModel):
@@ -60,6 +142,27 @@ class BulkAnswer(BaseModel):
     """The tasks of a bulk submission, in its order."""
 
     data: list[TaskId]
+
+
+class TaskChange(BaseModel):
+    """What shall change; the rest stays."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    title: Title | None = None
+    description: Description | None = None
+    priority: PriorityName = "normal"
+    deadline: AwareDatetime | None = None
+    instructions: Annotated[str, Field(max_length=MAX_INSTRUCTIONS)] | None = None
+
+
+class TaskStats(BaseModel):
+    """How many tasks there are."""
+
+    total: int
+    by_state: dict[str, int]
+    by_status: dict[str, int]
+    by_priority: dict[str, int]
 
 
 class CancelForm(BaseModel):
@@ -104,38 +207,40 @@ async def submit_bulk(
 
 
 @router.get("", operation_id="listTasks")
-async def list_tasks(
-    control: Control,
-    viewer: Viewer,
-    window: Windowed,
-    state: TaskState | None = None,
-    status: TaskState | None = None,
-    status_filter: TaskState | None = None,
-    action: Annotated[str | None, Query(max_length=128)] = None,
-    priority: PriorityName | None = None,
-    idempotency_key: Annotated[str | None, Query(max_length=300)] = None,
-) -> Page[TaskSummary]:
-    """List tasks, newest first, without what went in and came out.
-
-    `idempotency_key` finds what this API key submitted under it; `<key> 1` is the first step after that task.
-    """
-    query = _SUMMARIES
-    chosen_state = state or status or status_filter
-    if chosen_state is not None:
-        query = query.where(tasks.c.state == chosen_state.value)
-    if action is not None:
-        query = query.where(tasks.c.action == action)
-    if idempotency_key is not None:
-        query = query.where(tasks.c.created_by == viewer.name, tasks.c.idempotency_key == idempotency_key)
-    if priority is not None:
-        query = query.where(tasks.c.priority == Priority[priority.upper()].value)
-    page = read_page(query, tasks.c.id, window, task_summary, newest_first=True)
+async def list_tasks(control: Control, _: Viewer, window: Windowed, conditions: Chosen) -> Page[TaskSummary]:
+    """List tasks, newest first, without what went in and came out."""
+    page = read_page(_SUMMARIES.where(*conditions), tasks.c.id, window, task_summary, newest_first=True)
     return await asyncio.wrap_future(control.store.read(page))
+
+
+@router.get("/stats", operation_id="getTaskStats")
+async def stats(control: Control, _: Viewer) -> TaskStats:
+    """Count all tasks by state and by priority."""
+    by_state, by_priority = await asyncio.wrap_future(control.store.read(_counts))
+    states = {state.value: by_state.get(state.value, 0) for state in TaskState}
+    priorities = {level.name.lower(): by_priority.get(level.value, 0) for level in Priority}
+    return TaskStats(total=sum(states.values()), by_state=states, by_status=states, by_priority=priorities)
 
 
 @router.get("/{task_id}", operation_id="getTask")
 async def show(control: Control, _: Viewer, task_id: str) -> TaskView:
     """Return one task with all that is known about it."""
+    return await read_task(control, task_id)
+
+
+@router.put("/{task_id}", operation_id="replaceTask")
+@router.patch("/{task_id}", operation_id="changeTask")
+async def change(control: Control, operator: Operator, task_id: str, form: TaskChange) -> TaskView:
+    """Change a task: title and description at any time, the rest until a worker has begun it."""
+    fields = form.model_dump(exclude_unset=True)
+    await asyncio.wrap_future(control.tasks.change(task_id, fields, operator.name))
+    return await read_task(control, task_id)
+
+
+@router.post("/{task_id}/retry", operation_id="retryTask")
+async def retry(control: Control, operator: Operator, task_id: str) -> TaskView:
+    """Run a dead task again, with all of its tries."""
+    await asyncio.wrap_future(control.tasks.retry(task_id, operator.name))
     return await read_task(control, task_id)
 
 
@@ -164,6 +269,13 @@ async def require_task(control: ControlPlane, task_id: str) -> None:
     query = sa.select(tasks.c.id).where(tasks.c.id == task_id)
     if await asyncio.wrap_future(control.store.read(lambda connection: connection.execute(query).first())) is None:
         raise _no_task(task_id)
+
+
+def _counts(connection: Connection) -> tuple[dict[str, int], dict[int, int]]:
+    """Return how many tasks are in each state, and how many have each priority."""
+    by_state = {row[0]: row[1] for row in connection.execute(_BY_STATE)}
+    by_priority = {row[0]: row[1] for row in connection.execute(_BY_PRIORITY)}
+    return by_state, by_priority
 
 
 def _no_task(task_id: str) -> NotFound:

@@ -13,6 +13,9 @@ depends_on = None
 _TASK_INDEXES: tuple[tuple[str, list[str], str | None, str], ...] = (
     ("ix_tasks_action_id", ["action", "id"], None, "1000000 100000 1"),
     ("ix_tasks_priority_id", ["priority", "id"], None, "1000000 400000 1"),
+    ("ix_tasks_lane_id", ["lane", "id"], None, "1000000 300000 1"),
+    ("ix_tasks_pool_id", ["pool", "id"], None, "1000000 900000 1"),
+    ("ix_tasks_worker_id_id", ["worker_id", "id"], "worker_id IS NOT NULL", "1000000 20000 1"),
     ("ix_tasks_agent_id_id", ["agent_id", "id"], "agent_id IS NOT NULL", "1000000 10000 1"),
     ("ix_tasks_parent_id_id", ["parent_id", "id"], "parent_id IS NOT NULL", "100000 10 1"),
     ("ix_tasks_created_at", ["created_at"], None, "1000000 10"),
