@@ -18,6 +18,7 @@ from broker.api import (
     providers,
     reference,
     secrets,
+    task_history,
     tasks,
     workers,
 )
@@ -55,6 +56,7 @@ def _versioned() -> APIRouter:
     router = APIRouter()
     nouns = (
         tasks,
+        task_history,
         output,
         events,
         dead_letters,

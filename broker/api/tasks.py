@@ -258,7 +258,7 @@ async def read_task(control: ControlPlane, task_id: str) -> TaskView:
     def find(connection: Connection) -> TaskView:
         row = connection.execute(_ONE, {"task_id": task_id}).first()
         if row is None:
-            raise _no_task(task_id)
+            raise no_task(task_id)
         return task_view(row)
 
     return await asyncio.wrap_future(control.store.read(find))
@@ -268,7 +268,7 @@ async def require_task(control: ControlPlane, task_id: str) -> None:
     """Raise NotFound unless there is a task with this id."""
     query = sa.select(tasks.c.id).where(tasks.c.id == task_id)
     if await asyncio.wrap_future(control.store.read(lambda connection: connection.execute(query).first())) is None:
-        raise _no_task(task_id)
+        raise no_task(task_id)
 
 
 def _counts(connection: Connection) -> tuple[dict[str, int], dict[int, int]]:
@@ -278,5 +278,6 @@ def _counts(connection: Connection) -> tuple[dict[str, int], dict[int, int]]:
     return by_state, by_priority
 
 
-def _no_task(task_id: str) -> NotFound:
+def no_task(task_id: str) -> NotFound:
+    """Return what to raise for an id that no task has."""
     return NotFound(f"there is no task {task_id[:80]!r}")

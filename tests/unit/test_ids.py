@@ -5,7 +5,7 @@ import time
 import uuid
 
 from protocols import ids
-from protocols.ids import new_id
+from protocols.ids import first_id, new_id
 
 
 def test_an_id_is_its_prefix_and_a_version_7_uuid() -> None:
@@ -51,3 +51,13 @@ def test_prefixes_tell_nouns_apart() -> None:
     prefixes = [value for name, value in vars(ids).items() if name.isupper()]
     assert len(set(prefixes)) == len(prefixes)
     assert all(len(new_id(prefix)) <= 80 for prefix in prefixes)
+
+
+def test_the_first_id_of_a_time_bounds_its_ids() -> None:
+    """Ids of that time are not before it, and earlier ones are; times that no id has are bounded."""
+    before = time.time_ns() // 1_000_000
+    made = new_id("task")
+    after = time.time_ns() // 1_000_000
+    assert first_id("task", before) <= made < first_id("task", after + 1)
+    assert first_id("task", before) < first_id("task", before + 1)
+    assert first_id("task", -1) == first_id("task", 0) < made < first_id("task", 2**80)
