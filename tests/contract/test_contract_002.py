@@ -110,6 +110,56 @@ def test_tasks_are_created_listed_read_and_cancelled(admin: Client) -> None:
     assert admin("POST", f"/tasks/{made['id']}/cancel")["status"] == "cancelled"
 
 
+def test_agents_are_kept_started_and_stopped(admin: Client, slash: str) -> None:
+    """The agent paths with the fields of POST /agents, and the list's `status_filter` and `role`."""
+    fields = {
+        "name": f"Agent {len(slash)}",
+        "description": "d",
+        "role": "analyst",
+        "llm_provider": None,
+        "llm_model": "m",
+        "system_prompt": "s",
+        "enabled_tools": ["search"],
+        "worker_id": None,
+    }
+    made = admin("POST", "/agents", fields)
+    assert {field: made[field] for field in fields} == fields
+    assert admin("GET", f"/agents/{made['id']}")["name"] == fields["name"]
+    assert admin("PATCH", f"/agents/{made['id']}", {"llm_model": "other"})["llm_model"] == "other"
+    assert admin("POST", f"/agents/{made['id']}/stop")["status"] == "offline"
+    stopped = admin("GET", "/agents", status_filter="offline", role="analyst")["data"]
+    assert made["id"] in {agent["id"] for agent in stopped}
+    assert admin("POST", f"/agents/{made['id']}/start")["status"] == "idle"
+    assert admin("DELETE", f"/agents/{made['id']}") is None
+
+
+def test_a_task_is_given_to_an_agent(admin: Client, slash: str) -> None:
+    """All fields of POST /tasks, `agent_id` in the list, GET /tasks/stats, and PATCH."""
+    name = f"models{len(slash)}"
+    admin("POST", "/providers", {"name": name, "base_url": "http://127.0.0.1:9/v1"})
+    profile = {"name": f"Worker {len(slash)}", "llm_provider": name, "llm_model": "m", "enabled_tools": ["search"]}
+    agent = admin("POST", "/agents", profile)
+    fields = {
+        "title": "t",
+        "description": "d",
+        "instructions": "Say hello.",
+        "priority": "high",
+        "agent_id": agent["id"],
+        "deadline": "2100-01-01T00:00:00Z",
+        "required_tools": ["search"],
+    }
+    made = admin("POST", "/tasks", fields)
+    assert {field: made[field] for field in fields if field != "deadline"} == {
+        field: value for field, value in fields.items() if field != "deadline"
+    }
+    found = admin("GET", "/tasks", agent_id=agent["id"], status_filter=made["status"], limit=10, offset=0)
+    assert [task["id"] for task in found["data"]] == [made["id"]]
+    stats = admin("GET", "/tasks/stats")
+    assert (stats["by_status"][made["status"]] > 0, stats["by_priority"]["high"] > 0) == (True, True)
+    assert admin("PATCH", f"/tasks/{made['id']}", {"title": "new", "priority": "low"})["priority"] == "low"
+    assert admin("POST", f"/tasks/{made['id']}/cancel")["status"] == "cancelled"
+
+
 def test_dead_letters_are_listed(admin: Client) -> None:
     """GET /dead-letter with `limit` and `offset`."""
     assert admin("GET", "/dead-letter", limit=10, offset=0)["data"] == []

@@ -48,7 +48,7 @@ def api(cluster: Cluster) -> Api:
 
 
 @pytest.fixture
-def agent(api: Api, request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+def agent(api: Api, request: pytest.FixtureRequest) -> Iterator[Any]:
     """An agent that is called after its test."""
     name = f"Agent of {request.node.name}"[:100].rstrip().replace("/", "-")
     made = api.call("POST", "/agents", {"name": name, **PROFILE})
@@ -168,9 +168,10 @@ def journal_of(cluster: Cluster, agent_id: str) -> Generator[str, None, None]:
     headers = {"X-API-Key": cluster.broker.key("admin")}
     with httpx2.stream("GET", f"{cluster.broker.url}{BASE}/events", headers=headers, timeout=30) as answer:
         for line in answer.iter_lines():
-            event = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {"type": None}
-            if event["type"] == "agent.status" and event["data"]["agent_id"] == agent_id:
-                yield event["data"]["status"]
+            if line.startswith("data: "):
+                event: dict[str, Any] = json.loads(line.removeprefix("data: "))
+                if event["type"] == "agent.status" and event["data"]["agent_id"] == agent_id:
+                    yield event["data"]["status"]
 
 
 def test_what_an_agent_uses_stays(api: Api, provider: LlmServer) -> None:
@@ -322,6 +323,5 @@ def test_roles(api: Api, cluster: Cluster, agent: dict[str, Any]) -> None:
         with Api(cluster.broker.url, key["key"]) as other:
             assert other.request("GET", f"/agents/{agent['id']}/versions").status_code == 200
             for method, path in (("PATCH", ""), ("PUT", ""), ("POST", "/stop"), ("POST", "/start")):
-                body = {} if method != "POST" else None
-                assert other.request(method, f"/agents/{agent['id']}{path}", body).status_code == writes
+                assert other.request(method, f"/agents/{agent['id']}{path}", {}).status_code == writes
         api.request("DELETE", f"/security/api-keys/{key['id']}")

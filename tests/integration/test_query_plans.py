@@ -1,5 +1,6 @@
 """Queries that run for every task touch only the rows that they are about, however many others there are."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from broker import dispatch, due
+from broker.agents import living_agents
+from broker.api import tasks as api_tasks
 from broker.store.database import open_sqlite
 from broker.store.migrate import upgrade
+from broker.store.tables import tasks
+from protocols.states import TaskState
 
 PLANS: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "the window's size": (dispatch._QUEUED, {"lane": "x"}, {"ix_tasks_window"}),
@@ -24,7 +29,67 @@ PLANS: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
 def test_a_hot_query_uses_its_index(tmp_path: Path, name: str) -> None:
     """It neither scans the table nor sorts."""
     query, parameters, wanted = PLANS[name]
-    engine = open_sqlite(tmp_path / "warren.db", write=True)
+    plan = plan_of(tmp_path, query, parameters)
+    steps = [step for step in plan if "tasks" in step]
+    used = {index for step in steps for index in wanted if index in step}
+    assert steps
+    assert used == wanted, steps
+    assert all(any(index in step for index in wanted) for step in steps), steps
+    assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+LISTS: dict[str, tuple[dict[str, Any], str]] = {
+    "all": ({}, "sqlite_autoindex_tasks_1"),
+    "a state": ({"state": TaskState.SUCCEEDED}, "ix_tasks_state_id (state=?)"),
+    "an action": ({"action": "x"}, "ix_tasks_action_id (action=?)"),
+    "a priority": ({"priority": "low"}, "ix_tasks_priority_id (priority=?)"),
+    "an agent": ({"agent_id": "x"}, "ix_tasks_agent_id_id (agent_id=?)"),
+    "a lane": ({"lane": "x"}, "ix_tasks_lane_id (lane=?)"),
+    "a pool": ({"pool": "x"}, "ix_tasks_pool_id (pool=?)"),
+    "a worker": ({"worker_id": "x"}, "ix_tasks_worker_id_id (worker_id=?)"),
+    "a parent": ({"parent_id": "x"}, "ix_tasks_parent_id_id (parent_id=?)"),
+    "a time": ({"created_after": SINCE, "created_before": SINCE}, "sqlite_autoindex_tasks_1 (id>? AND id<?)"),
+    "an action and a time": ({"action": "x", "created_after": SINCE}, "ix_tasks_action_id (action=? AND id>?)"),
+    "an agent that succeeded": (
+        {"agent_id": "x", "state": TaskState.SUCCEEDED},
+        "ix_tasks_agent_id_id (agent_id=?)",
+    ),
+    "an agent's running": ({"agent_id": "x", "state": TaskState.RUNNING}, "ix_tasks_state_id (state=?)"),
+    "a lane's dead": ({"lane": "x", "state": TaskState.DEAD}, "ix_tasks_state_id (state=?)"),
+    "a worker's running": ({"worker_id": "x", "state": TaskState.RUNNING}, "ix_tasks_state_id (state=?)"),
+    "a parent's dead": ({"parent_id": "x", "state": TaskState.DEAD}, "ix_tasks_parent_id_id (parent_id=?)"),
+}
+"""The filters of a list, and how its rows are found, in order."""
+
+
+@pytest.mark.parametrize("name", LISTS)
+async def test_a_list_is_read_in_order_by_an_index(tmp_path: Path, name: str) -> None:
+    """The newest page is found by the index of what was filtered for, and nothing is sorted."""
+    filters, wanted = LISTS[name]
+    query = api_tasks._SUMMARIES.where(*await api_tasks.chosen(**filters))
+    plan = plan_of(tmp_path, query.order_by(tasks.c.id.desc()).limit(51), {})
+    (step,) = [step for step in plan if "tasks" in step]
+    assert wanted in step
+    assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+@pytest.mark.parametrize("query", [api_tasks._BY_STATE, api_tasks._BY_PRIORITY])
+def test_counts_read_an_index_alone(tmp_path: Path, query: Any) -> None:
+    """No row is read to count it."""
+    (step,) = plan_of(tmp_path, query, {})
+    assert "COVERING INDEX" in step
+
+
+def test_busy_agents_are_found_by_what_runs(tmp_path: Path) -> None:
+    """Not by all tasks that an agent ever had."""
+    plan = plan_of(tmp_path, living_agents(), {})
+    assert [step for step in plan if "tasks" in step] == ["SEARCH tasks USING INDEX ix_tasks_state_id (state=?)"]
+
+
+def plan_of(folder: Path, query: Any, parameters: dict[str, Any]) -> list[str]:
+    """Return the steps in which SQLite would carry out a query."""
+    engine = open_sqlite(folder / "warren.db", write=True)
     upgrade(engine)
     with engine.begin() as connection:
         compiled = query.compile(connection)
@@ -33,12 +98,7 @@ def test_a_hot_query_uses_its_index(tmp_path: Path, name: str) -> None:
             f"EXPLAIN QUERY PLAN {compiled}", tuple(values[key] for key in compiled.positiontup or ())
         ).all()
     engine.dispose()
-    steps = [step.detail for step in plan if "tasks" in step.detail]
-    used = {index for step in steps for index in wanted if index in step}
-    assert steps
-    assert used == wanted, steps
-    assert all(any(index in step for index in wanted) for step in steps), steps
-    assert not any("TEMP B-TREE" in step.detail for step in plan), plan
+    return [step.detail for step in plan]
 
 
 def test_the_table_has_the_indexes_that_are_named(tmp_path: Path) -> None:
