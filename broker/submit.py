@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
@@ -24,6 +24,8 @@ from protocols.errors import Conflict, IdempotencyMismatch, InvalidInput, NotFou
 from protocols.names import DEFAULT_POOL, BuiltinAction, LaneKind, check_name, lane_name, pinned_lane_name
 from protocols.states import Delivery, Priority, TaskState
 
+_LAST_MS = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp() * 1000)
+"""The last second that can be shown; west of Greenwich some hours more can be written."""
 MAX_INSTRUCTIONS = 100_000
 _CONVERSATION = frozenset({"prompt", "messages"})
 """What `llm.chat` takes as its input's conversation, of which `instructions` are another spelling."""
@@ -348,6 +350,8 @@ def _default_delivery(action: str) -> Delivery:
 def deadline_at(deadline: datetime, now: int, *, known: int | None = None) -> int:
     """Return a deadline in milliseconds; raises InvalidInput if it has passed, unless it is the one that is `known`."""
     milliseconds = int(deadline.timestamp() * 1000)
+    if milliseconds > _LAST_MS:
+        raise InvalidInput("the deadline is after the year 9999", field="deadline", hint="leave it out")
     if milliseconds <= now and milliseconds != known:
         raise InvalidInput("the deadline has passed", field="deadline", hint="write a time in the future")
     return milliseconds

@@ -119,6 +119,7 @@ def test_a_task_that_was_begun_keeps_all_but_its_words(api: Api, cluster: Cluste
         ({"priority": "urgent"}, "priority"),
         ({"deadline": "2001-01-01T00:00:00Z"}, "deadline"),
         ({"deadline": "2100-01-01T00:00:00"}, "deadline"),
+        ({"deadline": "9999-12-31T23:59:59-01:00"}, "deadline"),
         ({"title": "x" * 501}, "title"),
         ({"state": "succeeded"}, "state"),
     ],
@@ -130,6 +131,13 @@ def test_a_wrong_change_is_refused(api: Api, form: dict[str, Any], field: str) -
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
     assert api.task(task["id"]) == task
     assert api.request("PATCH", "/tasks/task_unknown", {"title": "t"}).status_code == 404
+
+
+def test_a_deadline_that_cannot_be_shown_is_refused(api: Api) -> None:
+    """One whose year has five digits in UTC makes no task, and breaks no list."""
+    answer = api.request("POST", "/tasks", {"action": "print", "deadline": "9999-12-31T23:59:59-14:00"})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "deadline")
+    assert api.request("GET", "/tasks").status_code == 200
 
 
 def test_a_deadline_that_has_passed_may_be_said_again(api: Api) -> None:
