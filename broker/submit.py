@@ -150,17 +150,12 @@ class Submitter:
                 rows.append(row)
                 answer.append(Submitted(row["id"], created=True))
             answers.append(tuple(answer))
-        add_tasks(transaction, rows)
+        if rows:
+            transaction.connection.execute(tasks.insert(), rows)
+        for row in rows:
+            transaction.events.append(task_event("task.created", row, {"action": row["action"], "lane": row["lane"]}))
+            transaction.wake(row["lane"], row["due_at"])
         return answers
-
-
-def add_tasks(transaction: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Store tasks that `task_row` has made."""
-    if rows:
-        transaction.connection.execute(tasks.insert(), rows)
-    for row in rows:
-        transaction.events.append(task_event("task.created", row, {"action": row["action"], "lane": row["lane"]}))
-        transaction.wake(row["lane"], row["due_at"])
 
 
 class _References:

@@ -45,7 +45,7 @@ tasks = Table(
     Column("title", Text),
     Column("description", Text),
     Column("instructions", Text),
-    Column("required_tools", sa.JSON),
+    Column("required_tools", sa.JSON(none_as_null=True)),
     # The forms of the tasks that follow its success, in order.
     Column("then_blob", LargeBinary),
     Column("priority", Integer, nullable=False),
