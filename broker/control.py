@@ -3,9 +3,9 @@
 import asyncio
 from dataclasses import dataclass
 
+from broker.agents import Agents
 from broker.artifacts import Artifacts
 from broker.commands import Commands
-from broker.agents import Agents
 from broker.events import Journal
 from broker.fleet import Fleet
 from broker.keys import Keys
