@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from broker import dispatch, due
 from broker.agents import living_agents
 from broker.api import tasks as api_tasks
+from broker.keys import Principal
 from broker.store.database import open_sqlite
 from broker.store.migrate import upgrade
 from broker.store.tables import tasks
-from protocols.states import TaskState
+from protocols.states import Role, TaskState
 
 PLANS: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "the window's size": (dispatch._QUEUED, {"lane": "x"}, {"ix_tasks_window"}),
@@ -58,16 +59,21 @@ LISTS: dict[str, tuple[dict[str, Any], str]] = {
     "an agent's running": ({"agent_id": "x", "state": TaskState.RUNNING}, "ix_tasks_state_id (state=?)"),
     "a lane's dead": ({"lane": "x", "state": TaskState.DEAD}, "ix_tasks_state_id (state=?)"),
     "a worker's running": ({"worker_id": "x", "state": TaskState.RUNNING}, "ix_tasks_state_id (state=?)"),
+    "an idempotency key": (
+        {"idempotency_key": "x"},
+        "sqlite_autoindex_tasks_2 (created_by=? AND idempotency_key=?)",
+    ),
     "a parent's dead": ({"parent_id": "x", "state": TaskState.DEAD}, "ix_tasks_parent_id_id (parent_id=?)"),
 }
 """The filters of a list, and how its rows are found, in order."""
+SOMEBODY = Principal("somebody", Role.VIEWER, "key_1")
 
 
 @pytest.mark.parametrize("name", LISTS)
 async def test_a_list_is_read_in_order_by_an_index(tmp_path: Path, name: str) -> None:
     """The newest page is found by the index of what was filtered for, and nothing is sorted."""
     filters, wanted = LISTS[name]
-    query = api_tasks._SUMMARIES.where(*await api_tasks.chosen(**filters))
+    query = api_tasks._SUMMARIES.where(*await api_tasks.chosen(SOMEBODY, **filters))
     plan = plan_of(tmp_path, query.order_by(tasks.c.id.desc()).limit(51), {})
     (step,) = [step for step in plan if "tasks" in step]
     assert wanted in step
