@@ -1,12 +1,16 @@
 """Preferences: what an admin may change while Warren runs. What a process is started with is in `settings`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from sqlalchemy import Row
 from sqlalchemy.engine import Connection
 
 from broker.audit import record
@@ -68,12 +72,38 @@ class Preferences(BaseModel):
     api: ApiPreferences = ApiPreferences()
 
 
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One preference as it is now."""
+
+    name: str
+    """`category.key`"""
+    value: Any
+    default: Any
+    type: str
+    """As JSON calls it: `string`, `integer`, `number` or `boolean`."""
+    description: str
+    updated_at: int | None
+    """Milliseconds since the epoch; None while nobody has changed it."""
+    updated_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """When a preference was changed last, and by whom."""
+
+    at: int
+    by: str | None
+
+
 class PreferenceStore:
     """Holds the preferences in memory, and changes them in the database first."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._current = Preferences()
+        self._changes: dict[str, _Change] = {}
+        self._types = _types(self._current)
 
     @property
     def current(self) -> Preferences:
@@ -82,32 +112,59 @@ class PreferenceStore:
 
     def load(self) -> None:
         """Read what the database holds. A stored value that this version does not take counts as not stored."""
-        for name, value in self._store.read(_stored).result().items():
+        for row in self._store.read(_stored).result():
             try:
-                self._current = changed(self._current, {name: value})
+                self._keep(parsed({row.key: row.value}), _Change(row.updated_at, row.updated_by))
             except (InvalidInput, NotFound) as error:
-                _log.warning("preference_ignored", name=name, reason=error.message)
+                _log.warning("preference_ignored", name=row.key, reason=error.message)
 
     def change(self, changes: Mapping[str, Any], actor: str) -> Future[None]:
         """Set values by `category.key`, all of them or none.
 
-        Fails with NotFound for a name that does not exist, InvalidInput for a value that it does not take.
+        Raises NotFound for a name that does not exist, InvalidInput for a value that it does not take.
         """
-        changed(self._current, changes)
-        return self._store.writer.write(lambda transaction: self._change(transaction, changes, actor))
+        values = parsed(changes)
+        return self._store.writer.write(lambda transaction: self._change(transaction, values, actor))
 
-    def _change(self, transaction: Transaction, changes: Mapping[str, Any], actor: str) -> None:
-        wanted = changed(self._current, changes)
-        for name, value in changes.items():
+    def listed(self) -> list[Preference]:
+        """Return all preferences with what is known of each, by category, in the order of their definition."""
+        current, changes = self._current, self._changes
+        return [
+            Preference(
+                name=name,
+                value=attrgetter(name)(current),
+                default=field.default,
+                type=self._types[name],
+                description=field.description or "",
+                updated_at=changes[name].at if name in changes else None,
+                updated_by=changes[name].by if name in changes else None,
+            )
+            for name, field in _fields(current)
+        ]
+
+    def _change(self, transaction: Transaction, values: Mapping[str, Any], actor: str) -> None:
+        for name, value in values.items():
             row = {"value": value, "updated_at": transaction.now, "updated_by": actor}
             known = transaction.connection.execute(settings.update().where(settings.c.key == name).values(row))
             if not known.rowcount:
                 transaction.connection.execute(settings.insert().values(key=name, **row))
             record(transaction, actor, "setting.change", name, {"value": value})
-        transaction.after_commit(lambda: self._keep(wanted))
+        change = _Change(transaction.now, actor)
+        transaction.after_commit(lambda: self._keep(values, change))
 
-    def _keep(self, wanted: Preferences) -> None:
-        self._current = wanted
+    def _keep(self, values: Mapping[str, Any], change: _Change) -> None:
+        # Laid over what is current by now: others may have changed theirs in the same transaction.
+        self._current = changed(self._current, values)
+        self._changes = {**self._changes, **dict.fromkeys(values, change)}
+
+
+def parsed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by `category.key` in their own types (for a number, `"5"` is 5).
+
+    Raises NotFound for a name that does not exist, InvalidInput for a value that it does not take.
+    """
+    wanted = changed(Preferences(), changes)
+    return {name: attrgetter(name)(wanted) for name in changes}
 
 
 def changed(preferences: Preferences, changes: Mapping[str, Any]) -> Preferences:
@@ -126,5 +183,22 @@ def changed(preferences: Preferences, changes: Mapping[str, Any]) -> Preferences
         raise InvalidInput(first_problem(error), field=field) from error
 
 
-def _stored(connection: Connection) -> dict[str, Any]:
-    return {row.key: row.value for row in connection.execute(sa.select(settings.c.key, settings.c.value))}
+def _fields(preferences: Preferences) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield each preference as `category.key` and how it is defined."""
+    for category, held in preferences:
+        for key, field in type(held).model_fields.items():
+            yield f"{category}.{key}", field
+
+
+def _stored(connection: Connection) -> Sequence[Row[Any]]:
+    return connection.execute(sa.select(settings)).all()
+
+
+def _types(preferences: Preferences) -> dict[str, str]:
+    """Return the type of each preference's value as JSON calls it, whether or not the value may be none."""
+    found = {}
+    for category, held in preferences:
+        for key, schema in type(held).model_json_schema()["properties"].items():
+            kinds = [schema, *schema.get("anyOf", ())]
+            found[f"{category}.{key}"] = next(str(kind["type"]) for kind in kinds if kind.get("type", "null") != "null")
+    return found
