@@ -18,6 +18,7 @@ from broker.api import (
     providers,
     reference,
     secrets,
+    settings,
     task_history,
     tasks,
     workers,
@@ -69,6 +70,7 @@ def _versioned() -> APIRouter:
         files,
         keys,
         audit,
+        settings,
     )
     for noun in nouns:
         router.include_router(noun.router)
