@@ -97,7 +97,7 @@ tasks = Table(
     Index("ix_tasks_agent_id_id", "agent_id", "id", **_where("agent_id IS NOT NULL")),
     Index("ix_tasks_parent_id_id", "parent_id", "id", **_where("parent_id IS NOT NULL")),
     Index("ix_tasks_created_at", "created_at"),
-    Index("ix_tasks_finished_at_state", "finished_at", "state", **_where("finished_at IS NOT NULL")),
+    Index("ix_tasks_state_finished_at", "state", "finished_at", **_where("finished_at IS NOT NULL")),
 )
 
 

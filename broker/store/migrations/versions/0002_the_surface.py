@@ -19,7 +19,7 @@ _TASK_INDEXES: tuple[tuple[str, list[str], str | None, str], ...] = (
     ("ix_tasks_agent_id_id", ["agent_id", "id"], "agent_id IS NOT NULL", "1000000 10000 1"),
     ("ix_tasks_parent_id_id", ["parent_id", "id"], "parent_id IS NOT NULL", "100000 10 1"),
     ("ix_tasks_created_at", ["created_at"], None, "1000000 10"),
-    ("ix_tasks_finished_at_state", ["finished_at", "state"], "finished_at IS NOT NULL", "1000000 10 8"),
+    ("ix_tasks_state_finished_at", ["state", "finished_at"], "finished_at IS NOT NULL", "1000000 300000 10"),
 )
 """Name, columns, condition, and how a large table looks (see 0001)."""
 
