@@ -23,6 +23,13 @@ def test_an_id_tells_its_millisecond() -> None:
     assert before <= told <= time.time_ns() // 1_000_000
 
 
+def test_a_millisecond_divides_the_ids_made_before_it_from_those_after() -> None:
+    now = time.time_ns() // 1_000_000
+    made = new_id(ids.TASK)
+    assert first_id(ids.TASK, now) < made < first_id(ids.TASK, now + 60_000)
+    assert new_id("tash") < first_id(ids.TASK, 0)
+
+
 def test_ids_of_later_milliseconds_sort_later() -> None:
     made = []
     for _ in range(5):
