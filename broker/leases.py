@@ -37,8 +37,8 @@ class Leases:
         return self._writer.write(lambda transaction: _give_up(transaction, before))
 
 
-def end_lease(transaction: Transaction, worker_id: str, epoch: int, reason: str) -> bool:
-    """End a session's lease in this transaction; False if it had ended before."""
+def end_lease(transaction: Transaction, worker_id: str, epoch: int, reason: str, *, event: str = "worker.lost") -> bool:
+    """End a session's lease in this transaction, telling of it as `event`; False if it had ended before."""
     ended = transaction.connection.execute(
         sessions.update()
         .where(sessions.c.worker_id == worker_id, sessions.c.epoch == epoch, sessions.c.lease_ended_at.is_(None))
@@ -52,7 +52,7 @@ def end_lease(transaction: Transaction, worker_id: str, epoch: int, reason: str)
     transaction.connection.execute(
         workers.update().where(workers.c.id == worker_id, workers.c.epoch == epoch).values(presence=Presence.LOST.value)
     )
-    transaction.events.append(worker_event("worker.lost", worker_id, {"epoch": epoch, "reason": reason}))
+    transaction.events.append(worker_event(event, worker_id, {"epoch": epoch, "reason": reason}))
     for running in _running(transaction, worker_id, epoch):
         if running["delivery"] == Delivery.AT_LEAST_ONCE.value:
             lose(transaction, running, reason)

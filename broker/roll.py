@@ -85,7 +85,7 @@ class Roll:
                 slots=dict(hello.slots),
             )
         )
-        if worker.presence not in (Presence.ONLINE.value, Presence.SUSPECT.value):
+        if not resumed or worker.presence not in (Presence.ONLINE.value, Presence.SUSPECT.value):
             transaction.events.append(worker_event("worker.online", worker.id, {"epoch": epoch}))
         alive, cancelled = _alive(transaction, hello.worker_id)
         return Opened(
@@ -198,13 +198,12 @@ def _suspect(transaction: Transaction, worker_id: str, epoch: int) -> None:
 
 
 def _leave(transaction: Transaction, worker_id: str, epoch: int) -> None:
-    end_lease(transaction, worker_id, epoch, "the worker left")
+    end_lease(transaction, worker_id, epoch, "the worker left", event="worker.offline")
     transaction.connection.execute(
         workers.update()
         .where(workers.c.id == worker_id, workers.c.epoch == epoch)
         .values(presence=Presence.OFFLINE.value)
     )
-    transaction.events.append(worker_event("worker.offline", worker_id, {"epoch": epoch}))
 
 
 def _heartbeats(transaction: Transaction, items: Sequence[tuple[str, Heartbeat]]) -> Sequence[None]:

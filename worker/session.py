@@ -144,7 +144,12 @@ class Session(Service):
                 close_timeout=2.0,
                 proxy=None if self._settings.is_local else True,
             ) as socket:
-                await self._talk(socket)
+                try:
+                    await self._talk(socket)
+                except asyncio.CancelledError:
+                    # Goodbye: the library itself would close as after an error, and the worker would count as lost.
+                    await socket.close()
+                    raise
         except InvalidStatus as error:
             if error.response.status_code in {Unauthenticated.status, Forbidden.status}:
                 raise Unauthenticated("the control plane does not accept the API key for a session") from error

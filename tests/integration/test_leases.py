@@ -3,9 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from broker.app import running
 from broker.roll import Opened
 from broker.settings import Settings
+from broker.store.tables import events
 from protocols.clock import SystemClock
 from protocols.outcome import Outcome
 from protocols.states import Effect
@@ -234,3 +237,17 @@ async def _reopen(subject: Kernel, *, epoch: int, holds: tuple[str, ...]) -> Ope
 
 async def _cancel(subject: Kernel, task_id: str) -> None:
     await asyncio.wrap_future(subject.control.tasks.cancel(task_id, "asked", "test"))
+
+
+async def test_the_journal_tells_who_is_lost_who_left_and_who_is_back(tmp_path: Path) -> None:
+    """A goodbye is no loss; a worker that starts anew before it was missed is lost and back at that moment."""
+    async with kernel(tmp_path) as subject:
+        await subject.open("w-1", boot_id="boot-2")
+        resumed = await subject.open("w-1", boot_id="boot-2", epoch=2)
+        assert resumed.resumed
+        await asyncio.wrap_future(subject.control.sessions.roll.leave("w-1", 2))
+        query = sa.select(events.c.type).where(events.c.worker_id == "w-1").order_by(events.c.id)
+        told = await asyncio.wrap_future(
+            subject.control.store.read(lambda connection: list(connection.execute(query).scalars()))
+        )
+        assert told == ["worker.online", "worker.lost", "worker.online", "worker.offline"]
