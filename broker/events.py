@@ -14,7 +14,39 @@ from broker.store.tables import events, tasks
 from broker.store.writer import Transaction
 from protocols.states import FINISHED_STATES, TaskState
 
+EVENT_TYPES = frozenset(
+    {
+        "task.created",
+        "task.queued",
+        "task.started",
+        "task.interrupted",
+        "task.retrying",
+        "task.lost",
+        "task.succeeded",
+        "task.dead",
+        "task.cancelled",
+        "task.cancel_requested",
+        "task.redriven",
+        "task.late_outcome",
+        "task.requeued",
+        "task.updated",
+        "worker.registered",
+        "worker.approved",
+        "worker.rejected",
+        "worker.online",
+        "worker.offline",
+        "worker.lost",
+        "worker.draining",
+        "worker.resumed",
+        "agent.status",
+        "queue.paused",
+        "queue.resumed",
+    }
+)
+"""What the journal tells of."""
+
 _ADD = events.insert()
+_NEWEST = sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))
 _PAGE = 500
 _GLANCE_S = 1.0
 """How long a reader sleeps at most: `stopping` rings no bell."""
@@ -104,6 +136,11 @@ class Journal:
             rows = [{**event, "at": transaction.now} for event in transaction.events]
             transaction.connection.execute(_ADD, rows)
             transaction.after_commit(self._doorbell.ring)
+
+    async def newest(self) -> int:
+        """Return the id of the newest event, 0 if there is none: where those begin that nobody knows yet."""
+        query = self._store.read(lambda connection: connection.execute(_NEWEST).scalar_one())
+        return await asyncio.wrap_future(query)
 
     async def follow(self, task_id: str | None, after: int) -> AsyncGenerator[dict[str, Any], None]:
         """Yield events with ids above `after`, of one task or of all, as they happen.

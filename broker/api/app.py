@@ -6,6 +6,7 @@ from fastapi import APIRouter, FastAPI
 
 from broker.api import (
     agents,
+    analytics,
     audit,
     commands,
     connections,
@@ -22,6 +23,7 @@ from broker.api import (
     task_history,
     tasks,
     workers,
+    ws,
 )
 from broker.api.errors import add_error_handlers
 from broker.api.middleware import BodyLimit, RequestContext, TrailingSlash
@@ -49,6 +51,7 @@ def create_api(control: ControlPlane) -> FastAPI:
     api.include_router(_versioned(), prefix=BASE_PATH)
     api.include_router(health.router)
     api.include_router(health.router, prefix=BASE_PATH, include_in_schema=False)
+    api.include_router(ws.router)
     api.include_router(reference.router)
     return api
 
@@ -71,6 +74,8 @@ def _versioned() -> APIRouter:
         keys,
         audit,
         settings,
+        analytics,
+        ws,
     )
     for noun in nouns:
         router.include_router(noun.router)

@@ -7,7 +7,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from broker.control import ControlPlane
-from broker.keys import Principal
+from broker.keys import Keys, Principal
 from protocols.errors import Forbidden
 from protocols.states import Role
 
@@ -27,7 +27,12 @@ def presented_key(headers: Mapping[str, str]) -> str | None:
 
 def authorize(connection: HTTPConnection, role: Role) -> Principal:
     """Return whoever asks; raises Unauthenticated without a valid key, Forbidden without the role."""
-    principal = _control_plane(connection).keys.authenticate(presented_key(connection.headers))
+    return admit(_control_plane(connection).keys, presented_key(connection.headers), role)
+
+
+def admit(keys: Keys, presented: str | None, role: Role) -> Principal:
+    """Return whose key was presented; raises Unauthenticated if nobody's, Forbidden without the role."""
+    principal = keys.authenticate(presented)
     if not principal.may(role):
         raise Forbidden(
             f"this needs the role {role}; the key {principal.name!r} has the role {principal.role}",
