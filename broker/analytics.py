@@ -16,8 +16,9 @@ from sqlalchemy import Row
 from sqlalchemy.engine import Connection
 
 from broker.condition import presences
+from broker.fleet_view import presence_of
 from broker.store.tables import agents, dead_letters, in_state, tasks, workers
-from broker.views import Time, View, presence_of
+from broker.views import Time, View
 from protocols import ids
 from protocols.codec import unpack
 from protocols.states import FINISHED_STATES, Approval, TaskState
@@ -232,14 +233,21 @@ def figures_by_worker(connection: Connection, period: Period) -> Mapping[str, Fi
     return {worker_id: _figures(done) for worker_id, done in rows.items()}
 
 
-def worker_use(worker: Row[Any], now: int, sample: Figures | None) -> WorkerUse:
-    """Return how busy a worker (a row) is."""
+def listed_workers(now: int) -> sa.Select[Any]:
+    """Return the query of approved workers, with what `worker_use` needs."""
+    return sa.select(workers.c.id, workers.c.name, workers.c.heartbeat, presence_of(now).label("presence")).where(
+        workers.c.approval == Approval.APPROVED.value
+    )
+
+
+def worker_use(worker: Row[Any], sample: Figures | None) -> WorkerUse:
+    """Return how busy a worker (a row of `listed_workers`) is."""
     beat: Mapping[str, Any] = worker.heartbeat or {}
     slots = {kind: SlotUse.model_validate(slot) for kind, slot in beat.get("slots", {}).items()}
     return WorkerUse(
         id=worker.id,
         name=worker.name,
-        presence=presence_of(worker, now),
+        presence=worker.presence,
         busy=sum(slot.busy for slot in slots.values()),
         total=sum(slot.total for slot in slots.values()),
         slots=slots,
@@ -344,4 +352,3 @@ _AGENTS_NEWEST: sa.Select[Any] = (
 )
 
 LISTED_AGENTS = sa.select(agents).where(agents.c.deleted_at.is_(None))
-LISTED_WORKERS = sa.select(workers).where(workers.c.approval == Approval.APPROVED.value)

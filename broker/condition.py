@@ -6,24 +6,21 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import sqlalchemy as sa
 from pydantic import Field
 from sqlalchemy.engine import Connection
 
+from broker.fleet_view import presence_of
 from broker.store.store import Store
 from broker.store.tables import workers
-from broker.views import View, presence_of
+from broker.views import View
 from protocols.errors import StorageUnavailable
 from protocols.states import Approval, Presence
 
 LOW_DISK_BYTES = 1024**3
 """With less free space than this, the disk is reported as degraded."""
-
-_APPROVED: sa.Select[Any] = sa.select(workers.c.presence, workers.c.identity_key, workers.c.last_seen_at).where(
-    workers.c.approval == Approval.APPROVED.value
-)
 
 Status = Literal["ok", "degraded", "failing", "not_configured"]
 
@@ -73,7 +70,8 @@ async def examine(store: Store, data_dir: Path, now: int) -> Condition:
 
 def presences(connection: Connection, now: int) -> Counter[str]:
     """Count the approved workers by their presence."""
-    return Counter(presence_of(row, now) for row in connection.execute(_APPROVED))
+    query = sa.select(presence_of(now)).where(workers.c.approval == Approval.APPROVED.value)
+    return Counter(connection.execute(query).scalars())
 
 
 def _database(store: Store, took_ms: float) -> Part:

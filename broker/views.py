@@ -224,7 +224,9 @@ def task_view(row: Row[Any]) -> TaskView:
 
 def worker_view(row: Row[Any], now: int) -> WorkerView:
     """Return a worker of its row, joined with `running`; `now` tells what its last report is worth."""
-    presence = presence_of(row, now)
+    presence = row.presence
+    if row.identity_key is None and row.last_seen_at is not None:
+        presence = Presence.ONLINE if now - row.last_seen_at <= REPORTING_MS else Presence.LOST
     approved = row.approval == Approval.APPROVED
     beat = row.heartbeat
     more = {
@@ -238,13 +240,6 @@ def worker_view(row: Row[Any], now: int) -> WorkerView:
 def agent_view(row: Row[Any]) -> AgentView:
     """Return an agent of its row of `living_agents`."""
     return AgentView.model_validate({**row._mapping, "status": row.shown_status})
-
-
-def presence_of(row: Row[Any], now: int) -> str:
-    """Return a worker's presence of its row; one without a session is judged by its last report."""
-    if row.identity_key is None and row.last_seen_at is not None:
-        return Presence.ONLINE if now - row.last_seen_at <= REPORTING_MS else Presence.LOST
-    return str(row.presence)
 
 
 def dead_letter_view(row: Row[Any]) -> DeadLetterView:

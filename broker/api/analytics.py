@@ -58,10 +58,10 @@ async def worker_utilization(control: Control, _: Viewer, window: Windowed, days
     def read(connection: Connection) -> Page[WorkerUse]:
         figures = analytics.figures_by_worker(connection, period)
         page = read_page(
-            analytics.LISTED_WORKERS,
+            analytics.listed_workers(period.now),
             workers.c.id,
             window,
-            lambda row: analytics.worker_use(row, period.now, figures.get(row.id)),
+            lambda row: analytics.worker_use(row, figures.get(row.id)),
         )
         return page(connection)
 

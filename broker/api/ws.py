@@ -7,7 +7,7 @@ everything later and nobody else waits; one that takes nothing any more is let g
 import asyncio
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
@@ -137,22 +137,22 @@ async def _shown_key(websocket: WebSocket, control: ControlPlane) -> str:
     """Return the key of somebody who may read; raises _Over."""
     query = websocket.query_params
     shown = query.get("token") or query.get("access_token") or presented_key(websocket.headers)
-    if shown is None:
-        try:
-            async with asyncio.timeout(AUTH_S):
-                message = await _receive(websocket)
-        except TimeoutError:
-            raise _Over(CloseCode.NO_KEY, Unauthenticated(f"no API key came within {AUTH_S:g} s")) from None
-        except InvalidInput as error:
-            raise _Over(CloseCode.NO_KEY, error) from error
-        if not isinstance(message, Auth):
-            hint = 'send {"type": "auth", "token": "<API key>"} first'
-            raise _Over(CloseCode.NO_KEY, Unauthenticated("the first message must show an API key", hint=hint))
-        shown = message.token
+    if shown is not None:
         _check_key(control, shown)
-        await websocket.send_text(_text({"type": "authenticated"}))
-    _check_key(control, shown)
-    return shown
+        return shown
+    try:
+        async with asyncio.timeout(AUTH_S):
+            message = await _receive(websocket)
+    except TimeoutError:
+        raise _Over(CloseCode.NO_KEY, Unauthenticated(f"no API key came within {AUTH_S:g} s")) from None
+    except InvalidInput as error:
+        raise _Over(CloseCode.NO_KEY, error) from error
+    if not isinstance(message, Auth):
+        hint = 'send {"type": "auth", "token": "<API key>"} first'
+        raise _Over(CloseCode.NO_KEY, Unauthenticated("the first message must show an API key", hint=hint))
+    _check_key(control, message.token)
+    await websocket.send_text(_text({"type": "authenticated"}))
+    return message.token
 
 
 class _Reader:
@@ -234,9 +234,10 @@ class _Reader:
 
     async def _follow(self, after: int) -> None:
         try:
-            async for event in self._control.journal.follow(None, after):
-                for name in names_for(self._wanted, event, await self._agent(event)):
-                    await self._send(_told(name, event))
+            async with aclosing(self._control.journal.follow(None, after)) as events:
+                async for event in events:
+                    for name in names_for(self._wanted, event, await self._agent(event)):
+                        await self._send(_told(name, event))
         except StorageUnavailable as error:
             raise _Over(CloseCode.FAILED, error) from error
 

@@ -272,8 +272,8 @@ def test_a_workers_use(store: Store) -> None:
 
     def read(connection: sa.Connection) -> list[analytics.WorkerUse]:
         figures = analytics.figures_by_worker(connection, Period(7, NOW))
-        rows = connection.execute(analytics.LISTED_WORKERS.order_by(workers.c.id))
-        return [analytics.worker_use(row, NOW, figures.get(row.id)) for row in rows]
+        rows = connection.execute(analytics.listed_workers(NOW).order_by(workers.c.id))
+        return [analytics.worker_use(row, figures.get(row.id)) for row in rows]
 
     busy, idle = store.read(read).result()
     assert (busy.busy, busy.total, busy.cpu_percent, busy.reported_at) == (3, 12, 12.5, NOW - 5)

@@ -121,13 +121,8 @@ def test_the_journal_tells_of_nothing_that_cannot_be_asked_for() -> None:
 
 
 def kinds_in(tree: ast.AST) -> set[str]:
-    """Return the texts in a program that look like types of events, except those of audit entries."""
-    audited = {
-        id(part)
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "record"
-        for part in ast.walk(call)
-    }
+    """Return the texts in a program that look like types of events, except the actions of audit entries."""
+    audited = {id(part) for node in ast.walk(tree) if is_audit(node) for part in ast.walk(node)}
     return {
         node.value
         for node in ast.walk(tree)
@@ -136,3 +131,10 @@ def kinds_in(tree: ast.AST) -> set[str]:
         and KIND.fullmatch(node.value)
         and id(node) not in audited
     }
+
+
+def is_audit(node: ast.AST) -> bool:
+    """Return whether a part of a program is `record(…)` or `action = …`."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "record"
+    return isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == "action" for to in node.targets)
