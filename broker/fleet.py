@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from sqlalchemy import Row
 from sqlalchemy.engine import Connection
 
@@ -36,8 +36,16 @@ def _decoded(value: object) -> object:
         raise ValueError("write it in base64") from None
 
 
-Key = Annotated[bytes, BeforeValidator(_decoded), Field(min_length=32, max_length=32)]
-Signature = Annotated[bytes, BeforeValidator(_decoded), Field(min_length=64, max_length=64)]
+def _base64(size: int) -> WithJsonSchema:
+    # What travels is text, whatever pydantic thinks of bytes.
+    length = -(-size // 3) * 4
+    return WithJsonSchema(
+        {"type": "string", "contentEncoding": "base64", "minLength": length, "maxLength": length}, mode="validation"
+    )
+
+
+Key = Annotated[bytes, BeforeValidator(_decoded), Field(min_length=32, max_length=32), _base64(32)]
+Signature = Annotated[bytes, BeforeValidator(_decoded), Field(min_length=64, max_length=64), _base64(64)]
 Line = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Pools = Annotated[list[Line], Field(min_length=1, max_length=100)]
 Percent = Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)]
@@ -53,7 +61,24 @@ def _checked(names: list[str], field: str) -> list[str]:
 class Registration(BaseModel):
     """How a worker introduces itself. Without keys it can report over HTTP, but have no session."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "node-1",
+                    "hostname": "node-1.example",
+                    "ip_address": "192.0.2.7",
+                    "max_agents": 4,
+                    "cpu_cores": 8,
+                    "memory_total_mb": 16384,
+                    "os_info": "Debian 13",
+                    "pools": ["default"],
+                }
+            ]
+        },
+    )
 
     name: Annotated[Line, Field(min_length=1)]
     hostname: Line = ""
@@ -80,7 +105,12 @@ class Registration(BaseModel):
 class Verdict(BaseModel):
     """An admin's decision about a worker. What is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"is_approved": True, "group": "lab", "pools": ["default"]}]},
+    )
 
     is_approved: bool = True
     group: Line | None = None
@@ -92,7 +122,13 @@ class Verdict(BaseModel):
 class HttpHeartbeat(BaseModel):
     """The state of a worker that has no session."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "examples": [{"cpu_usage_percent": 12.5, "memory_usage_percent": 40, "disk_usage_percent": 71.2}]
+        },
+    )
 
     cpu_usage_percent: Percent
     memory_usage_percent: Percent

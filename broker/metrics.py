@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from pydantic import BaseModel
 from sqlalchemy import Column
 from sqlalchemy.engine import Connection
 
@@ -43,18 +44,32 @@ def count(connection: Connection) -> Counts:
     )
 
 
-def exposition(counts: Counts | None, *, writer_failing_s: float, uptime_s: float) -> bytes:
-    """Return the text of all metrics; without `counts`, those that need no database."""
-    return generate_latest(_Snapshot(counts, writer_failing_s, uptime_s))
+class Sample(BaseModel):
+    """One number."""
+
+    labels: dict[str, str]
+    value: float
 
 
-class _Snapshot(Collector):
-    def __init__(self, counts: Counts | None, writer_failing_s: float, uptime_s: float) -> None:
+class Family(BaseModel):
+    """A metric with all of its numbers."""
+
+    name: str
+    type: str
+    help: str
+    samples: list[Sample]
+
+
+class Snapshot(Collector):
+    """All metrics at one moment; without `counts`, those that need no database."""
+
+    def __init__(self, counts: Counts | None, *, writer_failing_s: float, uptime_s: float) -> None:
         self._counts = counts
         self._writer_failing_s = writer_failing_s
         self._uptime_s = uptime_s
 
     def collect(self) -> Iterator[Metric]:
+        """Yield each metric."""
         yield _gauge("warren_uptime_seconds", "Seconds since the control plane started.", self._uptime_s)
         yield _gauge(
             "warren_writer_failing_seconds",
@@ -69,6 +84,24 @@ class _Snapshot(Collector):
             )
             yield _gauge("warren_sessions", "Sessions of workers that hold leases.", self._counts.sessions)
             yield _gauge("warren_dead_letters", "Dead letters that nobody dealt with.", self._counts.dead_letters)
+
+
+def exposition(snapshot: Snapshot) -> bytes:
+    """Return the text that Prometheus reads."""
+    return generate_latest(snapshot)
+
+
+def families(snapshot: Snapshot) -> list[Family]:
+    """Return the same as values."""
+    return [
+        Family(
+            name=metric.name,
+            type=metric.type,
+            help=metric.documentation,
+            samples=[Sample(labels=sample.labels, value=sample.value) for sample in metric.samples],
+        )
+        for metric in snapshot.collect()
+    ]
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:

@@ -59,7 +59,7 @@ class ApiPreferences(BaseModel):
     rate_limit_per_minute: int = Field(
         default=0, ge=0, le=10_000_000, description="Requests that one address may make in a minute; 0: no limit."
     )
-    public_docs: bool = Field(default=False, description="Show /docs and /openapi.json to everybody.")
+    public_docs: bool = Field(default=False, description="Show /docs, /redoc and /openapi.json to everybody.")
 
 
 class Preferences(BaseModel):

@@ -1,14 +1,22 @@
 """The control plane's settings: one frozen value, read from the environment once."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from protocols.codec import first_problem
 from protocols.errors import InvalidSettings
+
+
+def _separated(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Origin = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+$")]
+"""Scheme, host and port of a web page, as browsers send them in the header Origin."""
 
 
 class Settings(BaseSettings):
@@ -23,6 +31,10 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     behind_tls_proxy: bool = False
     """Allows an address beyond loopback without TLS of our own."""
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_separated)] = ()
+    """Web pages of other origins that may call the API, separated by commas."""
+    auth_failures_per_minute: int = Field(default=10, ge=0)
+    """Unknown keys that one address may present before it is told to wait; 0: no limit. Valid keys always pass."""
 
     heartbeat_s: float = Field(default=10.0, gt=0)
     ping_s: float = Field(default=3.0, gt=0)

@@ -39,7 +39,22 @@ PriorityName = Literal["low", "normal", "high", "critical"]
 class TaskForm(BaseModel):
     """What a client asks for. What is None is left to the agent, or else to the preferences."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "action": "llm.chat",
+                    "provider": "openai",
+                    "input": {"model": "gpt-5-mini", "prompt": "Name three rivers."},
+                },
+                {"action": "ssh.exec", "connection": "web-1", "input": {"command": "uptime"}, "timeout_s": 60},
+                {"action": "resize", "args": ["cat.png", 640], "priority": "low", "max_attempts": 5},
+            ]
+        },
+    )
 
     action: Word | None = None
     input: dict[str, Any] = Field(default_factory=dict)

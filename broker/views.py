@@ -4,7 +4,7 @@ import base64
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from sqlalchemy import Row
 
 from broker.pipeline import read_plan
@@ -24,7 +24,11 @@ def rfc3339(milliseconds: int) -> str:
     return text.replace("+00:00", "Z")
 
 
-Time = Annotated[int, PlainSerializer(rfc3339, return_type=str)]
+Time = Annotated[
+    int,
+    PlainSerializer(rfc3339, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
+]
 """Milliseconds since the epoch, shown as RFC 3339."""
 
 

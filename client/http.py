@@ -114,6 +114,7 @@ class ApiClient:
                 return
             if page.get("next_cursor"):
                 query["cursor"] = page["next_cursor"]
+                query.pop("offset", None)
             else:
                 query["offset"] = int(page.get("offset") or 0) + len(rows)
 

@@ -102,6 +102,26 @@ class IdempotencyMismatch(Conflict):
     code = "idempotency_mismatch"
 
 
+class RateLimited(WarrenError):
+    """Too many requests came from this address."""
+
+    code = "rate_limited"
+    status = 429
+    retryable = True
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after_s: int = 1,
+    ) -> None:
+        super().__init__(message, field=field, hint=hint)
+        self.retry_after_s = retry_after_s
+        """Whole seconds until it is worth trying again."""
+
+
 class WorkerPending(WarrenError):
     """The worker waits for an admin's approval."""
 

@@ -29,7 +29,11 @@ HostKey = Annotated[str, Field(pattern=r"^SHA256:[A-Za-z0-9+/]{43}=?$")]
 class ConnectionChange(BaseModel):
     """What shall change; the rest stays."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"port": 2222}]},
+    )
 
     name: NewName = ""
     hostname: Hostname = ""
@@ -42,6 +46,20 @@ class ConnectionChange(BaseModel):
 
 class ConnectionForm(ConnectionChange):
     """A new connection."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "web-1",
+                    "hostname": "192.0.2.10",
+                    "username": "deploy",
+                    "auth_method": "key",
+                    "secret": "deploy-key",
+                }
+            ]
+        },
+    )
 
     name: NewName
     hostname: Hostname

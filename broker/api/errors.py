@@ -5,6 +5,7 @@ from http import HTTPStatus
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
@@ -13,6 +14,7 @@ from protocols.errors import (
     InvalidInput,
     MethodNotAllowed,
     NotFound,
+    RateLimited,
     Unauthenticated,
     Unavailable,
     WarrenError,
@@ -21,7 +23,36 @@ from protocols.errors import (
 RETRY_AFTER_S = 1
 _PLACES = frozenset({"body", "query", "path", "header"})
 
+_TYPES = {
+    HTTPStatus.UNAUTHORIZED: "unauthorized",
+    HTTPStatus.FORBIDDEN: "forbidden",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.CONFLICT: "conflict",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
+}
+
 _log = structlog.get_logger(__name__)
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="Which error this is; stable.")
+    type: str = Field(
+        description="Its kind: invalid_request, unauthorized, forbidden, not_found, conflict, rate_limited or "
+        "internal_error."
+    )
+    message: str = Field(description="What was wrong, for people. Never quotes a secret.")
+    field: str | None = Field(description="Where in the request it was.")
+    hint: str | None = Field(description="What would be right.")
+    request_id: str = Field(description="Under which the server's log tells more; as in the header X-Request-ID.")
+
+
+class Refusal(BaseModel):
+    """The body of every answer whose status is 400 or more."""
+
+    error: Problem
+    detail: str = Field(description="The message again.")
 
 
 def error_response(error: WarrenError, request_id: str) -> JSONResponse:
@@ -31,17 +62,23 @@ def error_response(error: WarrenError, request_id: str) -> JSONResponse:
         headers["WWW-Authenticate"] = 'Bearer realm="warren"'
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    body = {
-        "error": {
-            "code": error.code,
-            "message": error.message,
-            "field": error.field,
-            "hint": error.hint,
-            "request_id": request_id,
-        },
-        "detail": error.message,
-    }
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(error.retry_after_s)
+    problem = Problem(
+        code=error.code,
+        type=_type_of(error.status),
+        message=error.message,
+        field=error.field,
+        hint=error.hint,
+        request_id=request_id,
+    )
+    body = Refusal(error=problem, detail=error.message).model_dump()
     return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+def _type_of(status: int) -> str:
+    unlisted = "internal_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request"
+    return _TYPES.get(HTTPStatus(status), unlisted)
 
 
 def add_error_handlers(api: FastAPI) -> None:

@@ -11,24 +11,31 @@ from starlette.responses import Response
 
 from broker.api.auth import Control, Viewer
 from broker.api.paging import Windowed, read_page
-from broker.api.sse import event_bytes, stream, wants_stream
+from broker.api.sse import STREAM, event_bytes, stream, wants_stream
 from broker.api.tasks import require_task
 from broker.control import ControlPlane
 from broker.store.tables import events
 from broker.views import EventView, Page
 
 router = APIRouter(tags=["events"])
-EventId = Annotated[int, Query(ge=0, le=2**63 - 1)]
-LastEventId = Annotated[int | None, Header(ge=0, le=2**63 - 1)]
+EventId = Annotated[int, Query(ge=0, le=2**63 - 1, description="Only events after the one with this id.")]
+LastEventId = Annotated[
+    int | None, Header(ge=0, le=2**63 - 1, description="The same, as browsers send it when they connect again.")
+]
 
 
-@router.get("/events", operation_id="followEvents")
+@router.get("/events", operation_id="followEvents", response_class=Response, responses={200: {"content": STREAM}})
 async def follow_all(control: Control, _: Viewer, after: EventId = 0, last_event_id: LastEventId = None) -> Response:
     """Stream the whole journal from an event on, as server-sent events."""
     return stream(_lines(control, None, last_event_id or after), control.stopping)
 
 
-@router.get("/tasks/{task_id}/events", operation_id="listTaskEvents", response_model=Page[EventView])
+@router.get(
+    "/tasks/{task_id}/events",
+    operation_id="listTaskEvents",
+    response_model=Page[EventView],
+    responses={200: {"content": STREAM}},
+)
 async def of_task(
     control: Control,
     _: Viewer,

@@ -2,16 +2,17 @@
 
 import asyncio
 from ipaddress import ip_address
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
-from broker.api.auth import Control, authorize
+from broker.api.auth import Control, Require
 from broker.control import ControlPlane
-from broker.metrics import CONTENT_TYPE, Counts, count, exposition
+from broker.keys import Principal
+from broker.metrics import CONTENT_TYPE, Family, Snapshot, count, exposition, families
 from broker.views import Time
 from protocols.errors import StorageUnavailable
 from protocols.states import Role
@@ -26,14 +27,41 @@ class Health(BaseModel):
     service: str = "warren"
     version: str
     database: Literal["ok", "failing"]
+    redis: Literal["not_configured"] = "not_configured"
+    """Warren needs none; others' probes ask for it."""
     started_at: Time
     uptime_s: float
 
 
+class Alive(BaseModel):
+    """The process runs."""
+
+    ok: Literal[True] = True
+
+
+class Metrics(BaseModel):
+    """All metrics, as Prometheus' text has them."""
+
+    metrics: list[Family]
+
+
+def _is_local(connection: HTTPConnection) -> bool:
+    """Return whether a program of this machine asks, for itself and not for somebody behind it."""
+    if connection.client is None or not {"x-forwarded-for", "forwarded"}.isdisjoint(connection.headers):
+        return False
+    try:
+        return ip_address(connection.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+Scraper = Annotated[Principal | None, Depends(Require(Role.VIEWER, unless=_is_local))]
+
+
 @router.get("/healthz", operation_id="healthz")
-async def healthz() -> dict[str, bool]:
+async def healthz() -> Alive:
     """Tell that the process is alive."""
-    return {"ok": True}
+    return Alive()
 
 
 @router.get("/health", operation_id="health")
@@ -48,7 +76,12 @@ async def livez(control: Control, request: Request) -> Health:
     return _health(control, request)
 
 
-@router.get("/readyz", operation_id="readyz", response_model=Health)
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    response_model=Health,
+    responses={503: {"model": Health, "description": "It takes no tasks now."}},
+)
 async def readyz(control: Control, request: Request) -> Response:
     """Tell whether it can take tasks: 503 while the database cannot be written, or when it is stopping."""
     found = _health(control, request)
@@ -56,22 +89,29 @@ async def readyz(control: Control, request: Request) -> Response:
     return JSONResponse(found.model_dump(), status_code=200 if ready else 503)
 
 
-@router.get("/metrics", operation_id="metrics", response_class=Response)
-async def metrics(control: Control, request: Request) -> Response:
-    """Return metrics for Prometheus; from another machine this needs a viewer's key."""
-    if not _is_local(request):
-        authorize(request, Role.VIEWER)
-    counts: Counts | None
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(control: Control, _: Scraper) -> Response:
+    """Return metrics for Prometheus. From another machine this needs a key."""
+    return Response(exposition(await _snapshot(control)), media_type=CONTENT_TYPE)
+
+
+@router.get("/metrics/json", operation_id="metricsAsJson")
+async def metrics_as_json(control: Control, _: Scraper) -> Metrics:
+    """Return the same metrics as JSON. From another machine this needs a key."""
+    return Metrics(metrics=families(await _snapshot(control)))
+
+
+async def _snapshot(control: ControlPlane) -> Snapshot:
     try:
         counts = await asyncio.wrap_future(control.store.read(count))
     except StorageUnavailable:
         counts = None
-    text = exposition(
-        counts,
-        writer_failing_s=control.store.writer.failing_for(),
-        uptime_s=_uptime_s(control),
-    )
-    return Response(text, media_type=CONTENT_TYPE)
+    return Snapshot(counts, writer_failing_s=control.store.writer.failing_for(), uptime_s=_uptime_s(control))
 
 
 def _health(control: ControlPlane, request: Request) -> Health:
@@ -87,13 +127,3 @@ def _health(control: ControlPlane, request: Request) -> Health:
 
 def _uptime_s(control: ControlPlane) -> float:
     return (control.clock.now() - control.started_at) / 1000
-
-
-def _is_local(request: Request) -> bool:
-    """Return whether a program of this machine asks, for itself and not for somebody behind it."""
-    if request.client is None or "x-forwarded-for" in request.headers or "forwarded" in request.headers:
-        return False
-    try:
-        return ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False

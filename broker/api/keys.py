@@ -1,4 +1,4 @@
-"""`/security/api-keys`: who else may come in."""
+"""`/security/api-keys`, under other names too: who else may come in."""
 
 import asyncio
 from typing import Literal
@@ -15,13 +15,17 @@ from broker.store.tables import api_keys
 from broker.views import Page, Time, View
 from protocols.states import Role
 
-router = APIRouter(prefix="/security/api-keys", tags=["API keys"], route_class=StrictRoute)
+router = APIRouter(tags=["API keys"], route_class=StrictRoute)
 
 
 class KeyForm(BaseModel):
     """A new key."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"name": "ci", "role": "operator"}]},
+    )
 
     name: Line
     role: Literal["viewer", "operator", "admin", "worker"]

@@ -1,21 +1,22 @@
-"""What surrounds every request: its id, the last net under errors, the path's form, the body's limit."""
+"""What surrounds every request: its id, the last net under errors, the body's limit."""
 
 from collections.abc import MutableMapping
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from broker.api.auth import presented_key
+from broker.api.auth import Doorkeeper
 from broker.api.errors import error_response
-from broker.keys import Keys
+from broker.api.mounts import within_base
 from protocols import ids
 from protocols.errors import InvalidInput, TooLarge, WarrenError
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_BULK_BYTES = 16 * 1024 * 1024
-BULK_PATH = "/api/v1/tasks/bulk"
-UPLOAD_PATHS = frozenset({"/api/v1/files/upload", "/v1/files/upload", "/v1/files"})
+BULK_PATH = "/tasks/bulk"
+UPLOAD_PATHS = frozenset({"/files/upload", "/files"})
 """Bodies that their handler reads as they arrive, with a limit of its own."""
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -56,26 +57,12 @@ class RequestContext:
                 await error_response(WarrenError(_sorry(request_id)), request_id)(scope, receive, send_with_headers)
 
 
-class TrailingSlash:
-    """Makes one slash at a path's end mean nothing."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        path = scope.get("path", "")
-        if len(path) > 1 and path.endswith("/"):
-            scope = {**scope, "path": path[:-1]}
-        await self._app(scope, receive, send)
-
-
 class BodyLimit:
     """Reads bodies up to their limit, and none at all from those who have no key. Uploads are left to their handler."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper) -> None:
         self._app = app
-        self._keys = keys
+        self._doorkeeper = doorkeeper
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -84,9 +71,9 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         try:
-            self._keys.authenticate(presented_key(headers))
+            self._doorkeeper.identify(HTTPConnection(scope))
             announced = _announced(headers)
-            if scope["method"] != "POST" or scope["path"] not in UPLOAD_PATHS:
+            if scope["method"] != "POST" or within_base(scope["path"]) not in UPLOAD_PATHS:
                 receive = _replay(await _read(receive, announced, _limit(scope)), receive)
         except WarrenError as error:
             await error_response(error, scope["request_id"])(scope, receive, send)
@@ -95,7 +82,7 @@ class BodyLimit:
 
 
 def _limit(scope: Scope) -> int:
-    return MAX_BULK_BYTES if scope["path"] == BULK_PATH else MAX_BODY_BYTES
+    return MAX_BULK_BYTES if within_base(scope["path"]) == BULK_PATH else MAX_BODY_BYTES
 
 
 def _announced(headers: Headers) -> int:

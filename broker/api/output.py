@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.api.auth import Control, Viewer
-from broker.api.sse import event_bytes, stream, wants_stream
+from broker.api.sse import STREAM, event_bytes, stream, wants_stream
 from broker.api.tasks import require_task
 from broker.control import ControlPlane
 from broker.live import OutputEnd, OutputPiece
@@ -18,12 +18,21 @@ from broker.views import text_or_base64
 from protocols.errors import InvalidInput
 
 router = APIRouter(tags=["tasks"])
-Position = Annotated[str | None, Query(max_length=40)]
-LastEventId = Annotated[str | None, Header(max_length=40)]
+Position = Annotated[
+    str | None, Query(max_length=40, description="`<attempt>.<offset>`, an event's id: the stream goes on after it.")
+]
+LastEventId = Annotated[
+    str | None, Header(max_length=40, description="The same, as browsers send it when they connect again.")
+]
 _POSITION = re.compile(r"(\d{1,9})\.(\d{1,18})", re.ASCII)
 
 
-@router.get("/tasks/{task_id}/output", operation_id="getTaskOutput", response_class=Response)
+@router.get(
+    "/tasks/{task_id}/output",
+    operation_id="getTaskOutput",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}, **STREAM}}},
+)
 async def show(
     control: Control,
     _: Viewer,

@@ -1,4 +1,7 @@
-"""Parts of lists: by `limit` and `offset`, or from page to page by `cursor`, which stays right while rows come."""
+"""Parts of lists: by `limit` and `offset`, or from page to page by `cursor`, which stays right while rows come.
+
+`page` and `page_size` are another spelling of `offset` and `limit`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from protocols.errors import InvalidInput
 
 T = TypeVar("T")
 
+DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 MAX_OFFSET = 10_000_000
 _CURSOR = r"^[A-Za-z0-9_-]{1,80}$"
@@ -28,13 +32,34 @@ class Window:
     cursor: str | None
 
 
+Limit = Annotated[int | None, Query(ge=1, le=MAX_LIMIT, description=f"How many rows, {DEFAULT_LIMIT} by default.")]
+Offset = Annotated[int | None, Query(ge=0, le=MAX_OFFSET, description="How many rows to leave out at the beginning.")]
+Cursor = Annotated[
+    str | None, Query(pattern=_CURSOR, description="The `next_cursor` of the page before: gives the page after it.")
+]
+PageNumber = Annotated[int | None, Query(ge=1, le=MAX_OFFSET, description="Which page, from 1: instead of `offset`.")]
+PageSize = Annotated[int | None, Query(ge=1, le=MAX_LIMIT, description="Another spelling of `limit`.")]
+
+
 async def window(
-    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 50,
-    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
-    cursor: Annotated[str | None, Query(pattern=_CURSOR)] = None,
+    limit: Limit = None,
+    offset: Offset = None,
+    cursor: Cursor = None,
+    page: PageNumber = None,
+    page_size: PageSize = None,
 ) -> Window:
-    """Return the part of a list that the query asks for."""
-    return Window(limit, offset, cursor)
+    """Return the part of a list that the query asks for; raises InvalidInput for what contradicts itself."""
+    if limit is not None and page_size is not None and limit != page_size:
+        raise InvalidInput("limit and page_size say different things", field="page_size", hint="send one of them")
+    if sum(given is not None for given in (offset or None, cursor, page)) > 1:
+        raise InvalidInput(
+            "offset, cursor and page are three ways to say where to begin", field="page", hint="send one of them"
+        )
+    size = limit or page_size or DEFAULT_LIMIT
+    start = offset or 0 if page is None else (page - 1) * size
+    if start > MAX_OFFSET:
+        raise InvalidInput(f"no list is shown beyond row {MAX_OFFSET:,}", field="page", hint="use cursor")
+    return Window(size, start, cursor)
 
 
 Windowed = Annotated[Window, Depends(window)]

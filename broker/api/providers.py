@@ -46,7 +46,11 @@ def _http_url(url: str) -> str:
 class ProviderChange(BaseModel):
     """What shall change; the rest stays."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"models": ["gpt-5-mini", "gpt-5"]}]},
+    )
 
     name: NewName = ""
     kind: Annotated[str, AfterValidator(_known_kind)] = KINDS[0]
@@ -57,6 +61,19 @@ class ProviderChange(BaseModel):
 
 class ProviderForm(ProviderChange):
     """A new provider."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "openai",
+                    "base_url": "https://api.openai.com/v1",
+                    "secret": "openai-key",
+                    "models": ["gpt-5-mini"],
+                }
+            ]
+        },
+    )
 
     name: NewName
     base_url: Annotated[str, Field(max_length=2000), AfterValidator(_http_url)]

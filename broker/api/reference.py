@@ -1,30 +1,45 @@
-"""`/openapi.json` and `/docs`: what this API offers. A page without scripts, since none may be loaded here."""
+"""`/openapi.json`, and `/docs` or `/redoc`: what this API offers. Without scripts, since none may be loaded here."""
 
+import asyncio
 from html import escape
+from typing import Annotated
 
-from fastapi import APIRouter
-from starlette.requests import Request
+from fastapi import APIRouter, Depends
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse
 
-from broker.api.auth import Viewer
+from broker.api.auth import Require
+from broker.control import ControlPlane
+from broker.keys import Principal
+from protocols.states import Role
 
 router = APIRouter(include_in_schema=False)
 
 _STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto}code{background:#eee}dt{margin-top:.8em}"
 
 
+def _is_public(connection: HTTPConnection) -> bool:
+    control: ControlPlane = connection.app.state.control
+    return control.preferences.current.api.public_docs
+
+
+Reader = Annotated[Principal | None, Depends(Require(Role.VIEWER, unless=_is_public))]
+
+
 @router.get("/openapi.json")
-async def openapi(_: Viewer, request: Request) -> JSONResponse:
+async def openapi(_: Reader, request: Request) -> JSONResponse:
     """Return the OpenAPI document."""
-    return JSONResponse(request.app.openapi())
+    return JSONResponse(await asyncio.to_thread(request.app.openapi))
 
 
 @router.get("/docs")
-async def docs(_: Viewer, request: Request) -> HTMLResponse:
+@router.get("/redoc")
+async def docs(_: Reader, request: Request) -> HTMLResponse:
     """Return a page that lists every operation."""
-    document = request.app.openapi()
+    document = await asyncio.to_thread(request.app.openapi)
     entries = "\n".join(
-        f"<dt><code>{method.upper()} {escape(path)}</code></dt><dd>{escape(operation.get('description', ''))}</dd>"
+        f"<dt><code>{method.upper()} {escape(path)}</code> {escape(', '.join(operation.get('x-roles', [])))}</dt>"
+        f"<dd>{escape(operation['description'])}</dd>"
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     )

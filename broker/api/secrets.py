@@ -51,7 +51,11 @@ Value = Annotated[SecretStr, AfterValidator(_bounded)]
 class SecretChange(BaseModel):
     """What shall change; the rest stays."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"expires_at": "2031-01-31T12:00:00Z"}]},
+    )
 
     name: SecretName = ""
     value: Value = SecretStr("")
@@ -62,6 +66,10 @@ class SecretChange(BaseModel):
 class SecretForm(SecretChange):
     """A new secret."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "openai-key", "value": "sk-…", "category": "llm"}]},
+    )
+
     name: SecretName
     value: Value
 
@@ -69,7 +77,9 @@ class SecretForm(SecretChange):
 class RotateForm(BaseModel):
     """A secret's new value."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, json_schema_extra={"examples": [{"value": "sk-…"}]}
+    )
 
     value: Value
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 from fastapi.sse import format_sse_event
 from starlette.requests import Request
@@ -9,6 +10,8 @@ from starlette.responses import StreamingResponse
 
 KEEPALIVE_S = 15.0
 MEDIA_TYPE = "text/event-stream"
+STREAM: dict[str, Any] = {MEDIA_TYPE: {"schema": {"type": "string"}}}
+"""How a handler's `responses` declare that its answer may be a stream."""
 
 
 def wants_stream(request: Request) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import Select
 from sqlalchemy.engine import Connection
 
 from broker.api.auth import Control, Operator, Viewer
+from broker.api.filters import one_state
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
@@ -22,6 +23,7 @@ from protocols.errors import NotFound
 from protocols.states import Priority, TaskState
 
 MAX_BULK = 1000
+_KNOWN = {"description": "An earlier request with this Idempotency-Key made it."}
 _HEAVY = ("input_blob", "result_blob", "then_blob", "instructions", "request_sha256")
 _NUMEROUS = frozenset({TaskState.SUCCEEDED, TaskState.SCHEDULED})
 """States that most tasks are in. In any other one are so few that its index leads to them sooner than others do,
@@ -49,35 +51,48 @@ _BY_STATE = sa.select(tasks.c.state, sa.func.count()).group_by(tasks.c.state)
 _BY_PRIORITY = sa.select(tasks.c.priority, sa.func.count()).group_by(tasks.c.priority)
 
 router = APIRouter(prefix="/tasks", tags=["tasks"], route_class=StrictRoute)
-IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
-Word = Annotated[str, Query(max_length=200)]
-Moment = Annotated[AwareDatetime, Query()]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Makes it safe to send the same request again: it is carried out once.",
+    ),
+]
+InState = Annotated[TaskState | None, Depends(one_state(TaskState))]
+
+
+def _word(description: str) -> Any:
+    return Query(max_length=200, description=description)
+
+
+def _moment(description: str) -> Any:
+    return Query(description=description)
 
 
 async def chosen(
     viewer: Viewer,
-    state: TaskState | None = None,
-    status: TaskState | None = None,
-    status_filter: TaskState | None = None,
-    action: Word | None = None,
-    priority: PriorityName | None = None,
-    agent_id: Word | None = None,
-    lane: Word | None = None,
-    pool: Word | None = None,
-    worker_id: Word | None = None,
-    parent_id: Word | None = None,
-    created_after: Moment | None = None,
-    created_before: Moment | None = None,
-    idempotency_key: Annotated[str, Query(max_length=300)] | None = None,
+    state: InState,
+    action: Annotated[str | None, _word("Only those with this action.")] = None,
+    priority: Annotated[PriorityName | None, Query(description="Only those with this priority.")] = None,
+    agent_id: Annotated[str | None, _word("Only those of this agent, by its id or name.")] = None,
+    lane: Annotated[str | None, _word("Only those of this queue.")] = None,
+    pool: Annotated[str | None, _word("Only those for this pool.")] = None,
+    worker_id: Annotated[str | None, _word("Only those that this worker ran last, by its id or name.")] = None,
+    parent_id: Annotated[str | None, _word("Only those that name this task as their parent.")] = None,
+    created_after: Annotated[AwareDatetime | None, _moment("Only those created at this moment or later.")] = None,
+    created_before: Annotated[AwareDatetime | None, _moment("Only those created before this moment.")] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Query(
+            max_length=300,
+            description="Only what this API key submitted under it; `<key> 1` is the first step after that task.",
+        ),
+    ] = None,
 ) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions of the tasks that the query asks for.
-
-    `agent_id` and `worker_id` are ids or names; `worker_id` is the worker of the last execution. `created_after` is
-    the first moment that counts and `created_before` the first that does not. `idempotency_key` finds what this API
-    key submitted under it; `<key> 1` is the first step after that task.
-    """
-    chosen_state = state or status or status_filter
-    indexed = chosen_state is None or chosen_state in _NUMEROUS
+    """Return the conditions of the tasks that the query asks for."""
+    indexed = state is None or state in _NUMEROUS
     equal = {
         tasks.c.action: action,
         tasks.c.priority: None if priority is None else Priority[priority.upper()].value,
@@ -91,8 +106,8 @@ async def chosen(
         for column, value in equal.items()
         if value is not None
     ]
-    if chosen_state is not None:
-        conditions.append(tasks.c.state == chosen_state.value)
+    if state is not None:
+        conditions.append(tasks.c.state == state.value)
     if parent_id is not None:
         conditions.append(tasks.c.parent_id == parent_id)
     if idempotency_key is not None:
@@ -127,7 +142,15 @@ Chosen = Annotated[list[sa.ColumnElement[bool]], Depends(chosen)]
 class BulkForm(BaseModel):
     """Many tasks, which are submitted together or not at all."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "examples": [
+                {"tasks": [{"action": "resize", "args": ["a.png", 640]}, {"action": "resize", "args": ["b.png", 640]}]}
+            ]
+        },
+    )
 
     tasks: list[TaskForm] = Field(min_length=1, max_length=MAX_BULK)
 
@@ -168,12 +191,16 @@ class TaskStats(BaseModel):
 class CancelForm(BaseModel):
     """Why a task shall end."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"reason": "no longer needed"}]},
+    )
 
     reason: Annotated[str, Field(max_length=1000)] = ""
 
 
-@router.post("", status_code=201, operation_id="submitTask")
+@router.post("", status_code=201, operation_id="submitTask", responses={200: {"model": TaskView, **_KNOWN}})
 async def submit(
     control: Control,
     operator: Operator,
@@ -190,7 +217,7 @@ async def submit(
     return await read_task(control, submitted.task_id)
 
 
-@router.post("/bulk", status_code=201, operation_id="submitTasks")
+@router.post("/bulk", status_code=201, operation_id="submitTasks", responses={200: {"model": BulkAnswer, **_KNOWN}})
 async def submit_bulk(
     control: Control,
     operator: Operator,
@@ -203,6 +230,7 @@ async def submit_bulk(
     submitted = await asyncio.wrap_future(control.submitter.submit(submission))
     if not any(one.created for one in submitted):
         response.status_code = 200
+    response.headers["Location"] = "/api/v1/tasks"
     return BulkAnswer(data=[TaskId(id=one.task_id) for one in submitted])
 
 

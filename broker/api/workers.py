@@ -24,7 +24,12 @@ router = APIRouter(tags=["workers"], route_class=StrictRoute)
 _log = structlog.get_logger(__name__)
 
 
-@router.post("/workers/register", status_code=201, operation_id="registerWorker")
+@router.post(
+    "/workers/register",
+    status_code=201,
+    operation_id="registerWorker",
+    responses={200: {"model": WorkerView, "description": "It was known by its identity key."}},
+)
 async def register(
     control: Control, _: Machine, form: Registration, request: Request, response: Response
 ) -> WorkerView:

@@ -6,7 +6,7 @@ everything later and nobody else waits; one that takes nothing any more is let g
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from enum import IntEnum
 from typing import Annotated, Any, Literal
@@ -17,12 +17,13 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy.engine import Connection
 
-from broker.api.auth import admit, presented_key
+from broker.api.auth import Doorkeeper, permitted, presented_key
 from broker.api.fields import Reference
 from broker.api.strict_json import parse
 from broker.api.tasks import require_task
 from broker.control import ControlPlane
 from broker.events import wait_until
+from broker.keys import Principal
 from broker.store.tables import agents, tasks
 from broker.subscriptions import Subscription, check_event, names_for
 from broker.views import rfc3339
@@ -31,6 +32,7 @@ from protocols.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    RateLimited,
     StorageUnavailable,
     TooLarge,
     Unauthenticated,
@@ -138,7 +140,7 @@ async def _shown_key(websocket: WebSocket, control: ControlPlane) -> str:
     query = websocket.query_params
     shown = query.get("token") or query.get("access_token") or presented_key(websocket.headers)
     if shown is not None:
-        _check_key(control, shown)
+        _first_check(websocket, shown)
         return shown
     try:
         async with asyncio.timeout(AUTH_S):
@@ -150,7 +152,7 @@ async def _shown_key(websocket: WebSocket, control: ControlPlane) -> str:
     if not isinstance(message, Auth):
         hint = 'send {"type": "auth", "token": "<API key>"} first'
         raise _Over(CloseCode.NO_KEY, Unauthenticated("the first message must show an API key", hint=hint))
-    _check_key(control, message.token)
+    _first_check(websocket, message.token)
     await websocket.send_text(_text({"type": "authenticated"}))
     return message.token
 
@@ -177,7 +179,7 @@ class _Reader:
 
     async def _watch(self) -> None:
         while not self._control.stopping.is_set():
-            _check_key(self._control, self._key)
+            _check(lambda: self._control.keys.authenticate(self._key))
             await wait_until(self._control.stopping, GLANCE_S)
         raise _Over(CloseCode.STOPPING, Unavailable("the control plane is stopping"))
 
@@ -282,10 +284,16 @@ async def _receive(websocket: WebSocket) -> Message:
         raise InvalidInput(first_problem(error)) from error
 
 
-def _check_key(control: ControlPlane, key: str) -> None:
+def _first_check(websocket: WebSocket, key: str) -> None:
+    # Here alone a wrong key counts as a guess.
+    doorkeeper: Doorkeeper = websocket.app.state.doorkeeper
+    _check(lambda: doorkeeper.identify_key(key, websocket))
+
+
+def _check(identify: Callable[[], Principal]) -> None:
     try:
-        admit(control.keys, key, Role.VIEWER)
-    except Unauthenticated as error:
+        permitted(identify(), Role.VIEWER)
+    except (Unauthenticated, RateLimited) as error:
         raise _Over(CloseCode.NO_KEY, error) from error
     except Forbidden as error:
         raise _Over(CloseCode.NOT_ALLOWED, error) from error

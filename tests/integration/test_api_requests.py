@@ -139,7 +139,7 @@ def test_refusals_have_one_form(api: Api, method: str, path: str, status: int, c
     answer = api.request(method, path)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, code)
-    assert set(error) == {"code", "message", "field", "hint", "request_id"}
+    assert set(error) == {"code", "type", "message", "field", "hint", "request_id"}
     assert error["request_id"] == answer.headers["X-Request-ID"]
     assert answer.json()["detail"] == error["message"]
 
