@@ -1,10 +1,10 @@
 """`/dead-letter`: tasks that failed for good, and their second chance."""
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from sqlalchemy import Select
 from sqlalchemy.engine import Connection
 
@@ -18,12 +18,11 @@ from protocols.errors import NotFound
 from protocols.states import CauseOfDeath
 
 router = APIRouter(prefix="/dead-letter", tags=["dead letters"], route_class=StrictRoute)
+Cause = Annotated[CauseOfDeath | None, Query(description="Only those that died of this.")]
 
 
 @router.get("", operation_id="listDeadLetters")
-async def list_dead_letters(
-    control: Control, _: Admin, window: Windowed, cause: CauseOfDeath | None = None
-) -> Page[DeadLetterView]:
+async def list_dead_letters(control: Control, _: Admin, window: Windowed, cause: Cause = None) -> Page[DeadLetterView]:
     """List the dead letters that nobody has dealt with, newest first."""
     query = _dead_letters().where(dead_letters.c.resolved_at.is_(None))
     if cause is not None:

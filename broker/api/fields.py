@@ -7,12 +7,18 @@ from pydantic import AfterValidator, Field
 from protocols.errors import InvalidName
 from protocols.names import check_name
 
+RESERVED_WORDS = frozenset({"expiring", "overview", "register", "session", "stats", "tools"})
+"""Words that stand in paths where a name could: what was called so could not be reached."""
+
 
 def _checked(name: str) -> str:
     try:
-        return check_name(name)
+        checked = check_name(name)
     except InvalidName as error:
         raise InvalidName(error.message, field="name") from error
+    if checked in RESERVED_WORDS:
+        raise InvalidName(f"name {name!r} is reserved: choose another word", field="name")
+    return checked
 
 
 def _checked_pool(name: str) -> str:
