@@ -5,7 +5,8 @@ from enum import IntEnum, StrEnum
 
 from protocols.errors import InvalidName
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+NAME_PATTERN = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_NAME = re.compile(NAME_PATTERN)
 _PREFIX = "q.t."
 _PINNED = "q.t.w."
 

@@ -5,10 +5,12 @@ from http import HTTPStatus
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from protocols.errors import (
     InvalidInput,
@@ -122,6 +124,17 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     else:
         known = InvalidInput("the request cannot be understood")
     response = error_response(known, request_id(request))
-    if isinstance(error, HTTPException) and error.headers:
-        response.headers.update(error.headers)
+    if isinstance(known, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(sorted(_methods_at(request)))
     return response
+
+
+def _methods_at(request: Request) -> set[str]:
+    """Return the methods that the request's path takes: each of them is a route of its own."""
+    path = request.scope["path"]
+    matching = [
+        route
+        for route in iter_route_contexts(request.app.routes)
+        if isinstance(route.original_route, Route) and route.path_regex.match(path)
+    ]
+    return {method for route in matching if route.path == matching[0].path for method in route.methods or ()}

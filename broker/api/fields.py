@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from protocols.errors import InvalidName
-from protocols.names import check_name
+from protocols.names import NAME_PATTERN, check_name
 
 RESERVED_WORDS = frozenset({"expiring", "overview", "register", "session", "stats", "tools"})
 """Words that stand in paths where a name could: what was called so could not be reached."""
@@ -28,9 +28,11 @@ def _checked_pool(name: str) -> str:
         raise InvalidName(error.message, field="pool") from error
 
 
-NewName = Annotated[str, AfterValidator(_checked)]
+NewName = Annotated[str, AfterValidator(_checked), WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN}$"})]
 """A name that can stand in lane names and addresses."""
-PoolName = Annotated[str, AfterValidator(_checked_pool)]
+PoolName = Annotated[
+    str, AfterValidator(_checked_pool), WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN}$"})
+]
 """The name of a pool, which stands in lane names."""
 Reference = Annotated[str, Field(min_length=1, max_length=128)]
 """The id or name of something that exists."""

@@ -1,0 +1,163 @@
+"""Schemathesis sends whatever the document allows and forbids to a running control plane, and believes no answer.
+
+It tries the examples, the edges of each parameter, random requests and chains of them, as each kind of caller. A
+finding ends with a command that repeats it. The document is fuzzed over HTTP, against a control plane of its own.
+"""
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.support.api import Api
+from tests.support.cluster import Cluster
+from tests.support.processes import FAST, wait_until
+
+REPEATABLE = ("--seed", "1", "--generation-deterministic")
+EXAMPLES = 8
+"""Random requests for each operation, beside the edges."""
+LONG_S = int(os.environ.get("WARREN_FUZZ_S", "1800"))
+ENDLESS = ("followEvents",)
+"""Not fuzzed, since an answer that never ends cannot be judged; what they refuse is tested below."""
+UNJUDGED = ("positive_data_acceptance",)
+"""What the fields of a form mean together, and which names exist, is not in a schema: valid data may be refused."""
+GENERATED = re.compile(r"^Test cases:\n +(\d[\d,]*) generated", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A control plane without workers, which lets everybody guess keys."""
+    settings = {**FAST, "WARREN_AUTH_FAILURES_PER_MINUTE": "0"}
+    with Cluster(tmp_path_factory.mktemp("fuzz"), settings) as cluster:
+        cluster.broker.start()
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def document(cluster: Cluster) -> dict[str, Any]:
+    """The document."""
+    headers = {"X-API-Key": cluster.broker.key("admin")}
+    found: dict[str, Any] = httpx2.get(f"{cluster.broker.url}/openapi.json", headers=headers, trust_env=False).json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield method, path and description of each operation."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield method.upper(), path, operation
+
+
+def roles(operation: dict[str, Any]) -> set[str]:
+    """Return the roles that an operation asks for; empty if everybody may come."""
+    return set(operation.get("x-roles", ()))
+
+
+def fuzz(cluster: Cluster, document: dict[str, Any], key: str | None, *options: str, timeout_s: float = 600.0) -> int:
+    """Run schemathesis with this key and return how much it tried; AssertionError if it found anything."""
+    directory = cluster.directory
+    (directory / "openapi.json").write_text(json.dumps(document))
+    command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run", "openapi.json"]
+    command += ["--url", cluster.broker.url, "--checks", "all", "--exclude-checks", ",".join(UNJUDGED)]
+    command += [f"--exclude-operation-id={name}" for name in ENDLESS]
+    command += ["--header", f"Authorization: Bearer {key}"] if key else []
+    command += ["--continue-on-failure", "--request-timeout", "20", "--warnings", "off"]
+    command += options
+    ended = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=timeout_s)
+    assert ended.returncode == 0, ended.stdout[-20_000:] + ended.stderr[-5_000:]
+    generated = GENERATED.search(ended.stdout)
+    assert generated, ended.stdout[-2000:]
+    return int(generated[1].replace(",", ""))
+
+
+def assert_unharmed(cluster: Cluster) -> None:
+    """Assert that nothing crashed, and that the control plane is as healthy as before."""
+    assert cluster.broker.alive
+    assert "request_crashed" not in cluster.broker.output
+    assert httpx2.get(f"{cluster.broker.url}/readyz", trust_env=False).status_code == 200
+    wait_until("every task has an owner", lambda: not cluster.ledger.violations())
+
+
+def key_for(cluster: Cluster, role: str) -> str:
+    """Return a new key of this role."""
+    form = {"name": f"{role}-{secrets.token_hex(4)}", "role": role}
+    return str(cluster.api.call("POST", "/security/api-keys", form)["key"])
+
+
+@pytest.mark.timeout(600)
+def test_an_administrator_finds_no_fault(cluster: Cluster, document: dict[str, Any]) -> None:
+    """No server error, no status, header, media type or body that is not in the document, in any order of requests."""
+    options = (*REPEATABLE, "--max-examples", str(EXAMPLES))
+    generated = fuzz(cluster, document, cluster.broker.key("admin"), *options)
+    assert generated > len(list(operations(document))) * EXAMPLES
+    assert_unharmed(cluster)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("role", ["worker", "viewer", None])
+def test_nobody_else_finds_one(cluster: Cluster, document: dict[str, Any], role: str | None) -> None:
+    """The same for a worker (what workers may do), and more shortly for a viewer, and without any key."""
+    key = key_for(cluster, role) if role else None
+    chosen: tuple[str, ...] = ("--phases", "fuzzing", "--max-examples", "1")
+    if role == "worker":
+        theirs = [operation["operationId"] for *_, operation in operations(document) if role in roles(operation)]
+        chosen = ("--max-examples", str(EXAMPLES), *(f"--include-operation-id={name}" for name in theirs))
+    fuzz(cluster, document, key, *REPEATABLE, *chosen)
+    assert_unharmed(cluster)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(LONG_S + 900)
+def test_a_long_search_finds_no_fault(
+    cluster: Cluster, document: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The administrator's search, from another beginning each time, for WARREN_FUZZ_S seconds."""
+    key = cluster.broker.key("admin")
+    seed = secrets.randbelow(2**31)
+    options = ("--seed", str(seed), "--max-time", str(LONG_S), "--generation-database", "none")
+    generated = fuzz(cluster, document, key, *options, timeout_s=LONG_S + 600)
+    with capsys.disabled():
+        sys.stdout.write(f"\nfuzzed the API: {generated:,} test cases in {LONG_S} s, seed {seed}, no fault\n")
+    assert_unharmed(cluster)
+
+
+def test_each_role_may_do_what_the_document_says(cluster: Cluster, document: dict[str, Any]) -> None:
+    """Each operation answers 401 without a key, 403 without the role, and something else with it."""
+    contains = {"viewer": {"viewer"}, "operator": {"viewer", "operator"}, "worker": {"worker"}}
+    contains["admin"] = {"viewer", "operator", "admin"}
+    keys = {role: key_for(cluster, role) for role in contains}
+    problems = []
+    with httpx2.Client(base_url=cluster.broker.url, trust_env=False, timeout=30) as http:
+        for method, path, operation in operations(document):
+            needed = roles(operation)
+            if not needed or {} in operation["security"]:
+                continue
+            url = re.sub(r"\{[^}]*\}", "nothing-is-called-so", path)
+            form: dict[str, Any] | None = {} if "requestBody" in operation else None
+            for role, key in [(None, None), *keys.items()]:
+                headers = {"Authorization": f"Bearer {key}"} if key else {}
+                with http.stream(method, url, headers=headers, json=form) as answer:
+                    status = answer.status_code
+                expected = 401 if role is None else 403 if not contains[role] & needed else None
+                if status != expected and (expected is not None or status in (401, 403)):
+                    problems.append(f"{method} {path} as {role or 'nobody'}: {status}")
+    assert not problems, "\n".join(["", *problems])
+
+
+def test_the_endless_stream_is_refused_as_others_are(cluster: Cluster) -> None:
+    """What is not fuzzed still refuses what makes no sense, and begins at once with what does."""
+    with Api(cluster.broker.url, cluster.broker.key("admin")) as api:
+        for query in ("after=-1", "after=x", f"after={2**63}", "after=%00"):
+            assert api.request("GET", f"/events?{query}").status_code == 422
+        assert api.request("GET", "/events", headers={"Last-Event-ID": "x"}).status_code == 422
+    headers = {"X-API-Key": cluster.broker.key("admin")}
+    with httpx2.stream("GET", f"{cluster.broker.url}/api/v1/events", headers=headers, trust_env=False) as answer:
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
+        assert next(answer.iter_lines()) == ": open"
