@@ -132,7 +132,7 @@ def _requirement(dependant: Dependant) -> Require | None:
 
 def _complete(operation: dict[str, Any], method: str, requirement: Require | None) -> None:
     # The first sentence of a handler's docstring says what it does; its name is for programmers.
-    operation["summary"] = operation["description"].partition("\n\n")[0].partition(". ")[0].rstrip(".")
+    operation["summary"] = operation.get("description", "").partition("\n\n")[0].partition(". ")[0].rstrip(".")
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
             parameter.setdefault("description", _meaning_of(parameter["name"]))

@@ -39,7 +39,7 @@ async def docs(_: Reader, request: Request) -> HTMLResponse:
     document = await asyncio.to_thread(request.app.openapi)
     entries = "\n".join(
         f"<dt><code>{method.upper()} {escape(path)}</code> {escape(', '.join(operation.get('x-roles', [])))}</dt>"
-        f"<dd>{escape(operation['description'])}</dd>"
+        f"<dd>{escape(operation.get('description', ''))}</dd>"
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     )

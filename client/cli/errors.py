@@ -10,6 +10,7 @@ from protocols.errors import (
     MethodNotAllowed,
     MissingExtra,
     NotFound,
+    RateLimited,
     StorageUnavailable,
     Unauthenticated,
     Unavailable,
@@ -29,6 +30,7 @@ _EXIT_CODES: tuple[tuple[type[WarrenError], ExitCode], ...] = (
     (NotFound, ExitCode.REFUSED),
     (MethodNotAllowed, ExitCode.REFUSED),
     (Conflict, ExitCode.REFUSED),
+    (RateLimited, ExitCode.REFUSED),
     (InstanceLocked, ExitCode.REFUSED),
     (AddressInUse, ExitCode.REFUSED),
 )

@@ -223,7 +223,7 @@ def examples_of(document: dict[str, Any], content: dict[str, Any]) -> Iterator[A
         yield from resolved(document, choice).get("examples", ())
 
 
-def test_changing_has_two_verbs(operations: list[Operation], document: dict[str, Any]) -> None:
+def test_changing_has_two_verbs(document: dict[str, Any]) -> None:
     """Whatever takes PATCH takes PUT too, with the same form and the same answer."""
     for path, methods in document["paths"].items():
         if "patch" not in methods or path in ONE_VERB:

@@ -21,7 +21,7 @@ from tests.support.cluster import Cluster
 from tests.support.processes import FAST, wait_until
 
 REPEATABLE = ("--seed", "1", "--generation-deterministic")
-EXAMPLES = 8
+EXAMPLES = 5
 """Random requests for each operation, beside the edges."""
 LONG_S = int(os.environ.get("WARREN_FUZZ_S", "1800"))
 ENDLESS = ("followEvents",)

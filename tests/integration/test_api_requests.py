@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -228,3 +230,51 @@ def test_a_workers_session_needs_a_workers_key(cluster: Cluster) -> None:
         headers = {**upgrade, "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "X-API-Key": key}
         answer = httpx2.get(f"{cluster.broker.url}/api/v1/workers/session", headers=headers)
         assert answer.status_code == 403
+
+
+ODD = {
+    "no such method": "FROB /api/v1/tasks HTTP/1.1\r\n",
+    "lower case": "get /api/v1/tasks HTTP/1.1\r\n",
+    "NUL in the path": "GET /api/v1/tasks/%00 HTTP/1.1\r\n",
+    "invalid UTF-8 in the path": "GET /api/v1/tasks/%ff%fe HTTP/1.1\r\n",
+    "bare percent": "GET /api/v1/tasks/% HTTP/1.1\r\n",
+    "dots": "GET /api/v1/../../etc/passwd HTTP/1.1\r\n",
+    "slashes": "GET //api//v1//tasks// HTTP/1.1\r\n",
+    "whole URL": "GET http://elsewhere.example/api/v1/tasks HTTP/1.1\r\n",
+    "star": "OPTIONS * HTTP/1.1\r\n",
+    "long path": f"GET /api/v1/tasks/{'x' * 30_000} HTTP/1.1\r\n",
+    "NUL in the query": "GET /api/v1/tasks?action=%00&priority=%00 HTTP/1.1\r\n",
+    "half a surrogate pair": "GET /api/v1/tasks?action=%ed%a0%80 HTTP/1.1\r\n",
+    "odd keys": "GET /api/v1/tasks?&&=&=x&%=%&[]=1&limit=1&limit=2 HTTP/1.1\r\n",
+    "huge numbers": f"GET /api/v1/tasks?limit={'9' * 5000} HTTP/1.1\r\n",
+    "a number in other digits": "GET /api/v1/tasks?limit=%D9%A3 HTTP/1.1\r\n",
+    "bytes in a header": "GET /api/v1/tasks HTTP/1.1\r\nAccept: \xff\xfe\r\n",
+    "bytes for a key": "GET /api/v1/tasks HTTP/1.1\r\nAuthorization: Bearer \xff\xfe\r\n",
+    "two keys": "GET /api/v1/tasks HTTP/1.1\r\nX-API-Key: x\r\nX-API-Key: y\r\n",
+    "odd idempotency key": "POST /api/v1/tasks HTTP/1.1\r\nIdempotency-Key: \xfc\r\nContent-Length: 2\r\n",
+    "length below zero": "POST /api/v1/tasks HTTP/1.1\r\nContent-Length: -1\r\n",
+    "length in words": "POST /api/v1/tasks HTTP/1.1\r\nContent-Length: two\r\n",
+    "length and chunks": "POST /api/v1/tasks HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+    "unknown coding": "POST /api/v1/tasks HTTP/1.1\r\nTransfer-Encoding: gzip\r\n",
+    "body of a GET": "GET /api/v1/tasks HTTP/1.1\r\nContent-Length: 2\r\n",
+    "body of a DELETE": "DELETE /api/v1/dead-letter/x HTTP/1.1\r\nContent-Length: 2\r\n",
+    "no content type": "POST /api/v1/tasks HTTP/1.1\r\nContent-Length: 2\r\n",
+    "UTF-16": "POST /api/v1/tasks HTTP/1.1\r\nContent-Type: application/json; charset=utf-16\r\nContent-Length: 2\r\n",
+    "broken content type": 'POST /api/v1/tasks HTTP/1.1\r\nContent-Type: ;;="\r\nContent-Length: 2\r\n',
+    "form": "POST /api/v1/tasks HTTP/1.1\r\nContent-Type: multipart/form-data\r\nContent-Length: 2\r\n",
+    "packed": "POST /api/v1/tasks HTTP/1.1\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+    "Content-Length: 2\r\n",
+}
+
+
+@pytest.mark.parametrize("request_head", ODD.values(), ids=ODD)
+def test_no_request_makes_the_server_fail(cluster: Cluster, request_head: str) -> None:
+    """Whatever arrives, with a valid key too, is answered with a status below 500, or not understood as HTTP at all."""
+    address = urlsplit(cluster.broker.url)
+    for key in (f"X-API-Key: {cluster.broker.key('admin')}\r\n", ""):
+        head = f"{request_head}Host: here\r\nConnection: close\r\n{key}\r\n{{}}"
+        with socket.create_connection((str(address.hostname), address.port or 0), timeout=10) as connection:
+            connection.sendall(head.encode("latin-1"))
+            answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+        assert re.match(rb"HTTP/1\.1 [24]\d\d ", answer), answer[:200]
+    assert "request_crashed" not in cluster.broker.output
