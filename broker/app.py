@@ -21,6 +21,7 @@ from broker.artifacts import Artifacts
 from broker.commands import Commands
 from broker.control import ControlPlane
 from broker.datadir import DataDir
+from broker.dead_letters import DeadLetters
 from broker.decide import RetryPolicy
 from broker.dispatch import Dispatcher
 from broker.due import DueTimer
@@ -164,6 +165,7 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
         submitter=submitter,
         tasks=tasks,
         commands=Commands(store=store, clock=clock, submitter=submitter, tasks=tasks, journal=journal, live=live),
+        dead_letters=DeadLetters(store),
         sessions=sessions,
         journal=journal,
         live=live,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from broker.agents import Agents
 from broker.artifacts import Artifacts
 from broker.commands import Commands
+from broker.dead_letters import DeadLetters
 from broker.events import Journal
 from broker.fleet import Fleet
 from broker.keys import Keys
@@ -39,6 +40,7 @@ class ControlPlane:
     submitter: Submitter
     tasks: Tasks
     commands: Commands
+    dead_letters: DeadLetters
     sessions: Sessions
     journal: Journal
     live: LiveOutput

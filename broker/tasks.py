@@ -1,4 +1,4 @@
-"""What people do with tasks: change and cancel them, redrive and discard dead ones."""
+"""What people do with tasks: change, cancel and retry them. The dead ones' letters are in `dead_letters`."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -8,10 +8,10 @@ import sqlalchemy as sa
 
 from broker.audit import record
 from broker.events import task_event
-from broker.store.tables import dead_letters, tasks
+from broker.store.tables import tasks
 from broker.store.writer import Transaction, Writer
 from broker.submit import deadline_at
-from broker.transitions import move
+from broker.transitions import move, redrive
 from protocols.codec import unpack
 from protocols.envelope import MAX_ENVELOPE_BYTES, pack_input
 from protocols.errors import Conflict, InvalidInput, NotFound
@@ -51,19 +51,8 @@ class Tasks:
         """Run a dead task again, with all of its tries. Fails with NotFound, or Conflict unless it is dead."""
         return self._writer.write(lambda transaction: _retry(transaction, task_id, actor))
 
-    def redrive(self, dead_letter_id: str, actor: str) -> Future[str]:
-        """Run a dead task again, with all of its tries; returns the task's id.
-
-        Fails with NotFound, or Conflict if this dead letter was dealt with.
-        """
-        return self._writer.write(lambda transaction: _redrive(transaction, dead_letter_id, actor))
-
-    def discard(self, dead_letter_id: str, actor: str) -> Future[None]:
-        """Take a dead letter off the list; its task stays dead. Fails with NotFound or Conflict."""
-        return self._writer.write(lambda transaction: _discard(transaction, dead_letter_id, actor))
-
     def _cancel(self, transaction: Transaction, task_id: str, reason: str, actor: str) -> None:
-        task = _task(transaction, task_id)
+        task = find_task(transaction, task_id)
         if TaskState(task["state"]) in FINISHED_STATES:
             raise Conflict(f"the task has finished: it is {task['state']}")
         told = {"reason": reason, "by": actor}
@@ -77,7 +66,7 @@ class Tasks:
 
 
 def _change(transaction: Transaction, task_id: str, fields: Mapping[str, Any], actor: str) -> None:
-    task = _task(transaction, task_id)
+    task = find_task(transaction, task_id)
     wanted = _columns(task, fields, transaction.now)
     columns = {column: value for column, value in wanted.items() if value != task[column]}
     if not columns:
@@ -131,59 +120,13 @@ def _with_prompt(task: Mapping[str, Any], instructions: str | None) -> bytes:
 
 
 def _retry(transaction: Transaction, task_id: str, actor: str) -> None:
-    _revive(transaction, _task(transaction, task_id), actor)
+    redrive(transaction, find_task(transaction, task_id), actor)
     record(transaction, actor, "task.retry", task_id, {})
 
 
-def _redrive(transaction: Transaction, dead_letter_id: str, actor: str) -> str:
-    letter = _open_letter(transaction, dead_letter_id)
-    task = _task(transaction, letter["task_id"])
-    _revive(transaction, task, actor)
-    record(transaction, actor, "dead_letter.retry", dead_letter_id, {"task_id": task["id"]})
-    return str(task["id"])
-
-
-def _revive(transaction: Transaction, task: Mapping[str, Any], actor: str) -> None:
-    if task["state"] != TaskState.DEAD.value:
-        raise Conflict(f"the task is not dead: it is {task['state']}")
-    move(
-        transaction,
-        task,
-        TaskState.SCHEDULED,
-        "task.redriven",
-        {"by": actor},
-        due_at=transaction.now,
-        eligible_at=transaction.now,
-        tries=0,
-        losses=0,
-        cancel_requested=False,
-        cause=None,
-        # A deadline that has passed would only end it again.
-        deadline_at=None if (task["deadline_at"] or 0) <= transaction.now else task["deadline_at"],
-    )
-
-
-def _discard(transaction: Transaction, dead_letter_id: str, actor: str) -> None:
-    _open_letter(transaction, dead_letter_id)
-    transaction.connection.execute(
-        dead_letters.update()
-        .where(dead_letters.c.id == dead_letter_id)
-        .values(resolved_at=transaction.now, resolution="discarded")
-    )
-    record(transaction, actor, "dead_letter.delete", dead_letter_id, {})
-
-
-def _task(transaction: Transaction, task_id: str) -> Mapping[str, Any]:
+def find_task(transaction: Transaction, task_id: str) -> Mapping[str, Any]:
+    """Return the row of the task with this id; raises NotFound."""
     found = transaction.connection.execute(sa.select(tasks).where(tasks.c.id == task_id)).first()
     if found is None:
         raise NotFound(f"there is no task {task_id[:80]!r}")
-    return found._asdict()
-
-
-def _open_letter(transaction: Transaction, dead_letter_id: str) -> Mapping[str, Any]:
-    found = transaction.connection.execute(sa.select(dead_letters).where(dead_letters.c.id == dead_letter_id)).first()
-    if found is None:
-        raise NotFound(f"there is no dead letter {dead_letter_id[:80]!r}")
-    if found.resolved_at is not None:
-        raise Conflict(f"this dead letter was dealt with before: {found.resolution}")
     return found._asdict()

@@ -9,13 +9,20 @@ import sqlalchemy as sa
 from broker.decide import Decision
 from broker.events import task_event
 from broker.pipeline import begin_next
-from broker.store.tables import dead_letters, tasks
+from broker.store.tables import dead_letters, in_state, paused_lanes, tasks
 from broker.store.writer import Transaction
 from protocols import ids
 from protocols.errors import Conflict, WarrenError
 from protocols.states import FINISHED_STATES, LEGAL_TRANSITIONS, CauseOfDeath, TaskState
 
 _HOLDS_KEY = frozenset({TaskState.QUEUED, TaskState.RUNNING})
+_LONGEST_PARKED = (
+    sa.select(tasks.c.id, tasks.c.lane)
+    .where(tasks.c.concurrency_key == sa.bindparam("key"), in_state(TaskState.SCHEDULED), tasks.c.due_at.is_(None))
+    # One whose lane is paused could not use the place that another waits for.
+    .order_by(tasks.c.lane.in_(sa.select(paused_lanes.c.lane)), tasks.c.priority.desc(), tasks.c.id)
+    .limit(1)
+)
 
 
 def move(
@@ -119,11 +126,39 @@ def _begin_next(transaction: Transaction, task: Mapping[str, Any]) -> None:
         die(transaction, step, cause, error_code=problem.code, error_message=problem.message)
 
 
+def put_back(transaction: Transaction, task: Mapping[str, Any], reason: str) -> None:
+    """Take a queued task out of its lane's window; it keeps its place in line."""
+    move(transaction, task, TaskState.SCHEDULED, "task.requeued", {"reason": reason}, due_at=task["due_at"])
+
+
+def redrive(transaction: Transaction, task: Mapping[str, Any], actor: str) -> None:
+    """Run a dead task again, with all of its tries; its dead letter is dealt with. Raises Conflict for another."""
+    if task["state"] != TaskState.DEAD.value:
+        raise Conflict(f"the task is not dead: it is {task['state']}")
+    move(
+        transaction,
+        task,
+        TaskState.SCHEDULED,
+        "task.redriven",
+        {"by": actor},
+        due_at=transaction.now,
+        eligible_at=transaction.now,
+        tries=0,
+        losses=0,
+        cancel_requested=False,
+        cause=None,
+        # A deadline that has passed would only end it again.
+        deadline_at=None if (task["deadline_at"] or 0) <= transaction.now else task["deadline_at"],
+    )
+
+
 def _add_dead_letter(transaction: Transaction, task: Mapping[str, Any]) -> None:
     transaction.connection.execute(
         dead_letters.insert().values(
             id=ids.new_id(ids.DEAD_LETTER),
             task_id=task["id"],
+            action=task["action"],
+            lane=task["lane"],
             cause=task["cause"],
             error_class=task["error_class"],
             error_code=task["error_code"],
@@ -145,12 +180,7 @@ def _resolve_dead_letter(transaction: Transaction, task_id: str, resolution: str
 
 def _wake_key(transaction: Transaction, key: str) -> None:
     """A place of a concurrency key is free: let the longest waiting task compete for its lane's window."""
-    first = transaction.connection.execute(
-        sa.select(tasks.c.id, tasks.c.lane)
-        .where(tasks.c.concurrency_key == key, tasks.c.state == TaskState.SCHEDULED.value, tasks.c.due_at.is_(None))
-        .order_by(tasks.c.priority.desc(), tasks.c.id)
-        .limit(1)
-    ).first()
+    first = transaction.connection.execute(_LONGEST_PARKED, {"key": key}).first()
     if first is not None:
         transaction.connection.execute(
             tasks.update().where(tasks.c.id == first.id).values(due_at=transaction.now, wait_reason=None)

@@ -247,7 +247,7 @@ def agent_view(row: Row[Any]) -> AgentView:
 
 
 def dead_letter_view(row: Row[Any]) -> DeadLetterView:
-    """Return a dead letter of its row, joined with its task's `action`, `lane` and `task_state`."""
+    """Return a dead letter of its row, joined with its task's state as `task_state`."""
     return DeadLetterView.model_validate({**row._mapping, "error": _error(row)})
 
 

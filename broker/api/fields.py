@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from protocols.errors import InvalidName
 from protocols.names import NAME_PATTERN, check_name
@@ -38,3 +38,12 @@ Reference = Annotated[str, Field(min_length=1, max_length=128)]
 """The id or name of something that exists."""
 Line = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """Some words without control characters."""
+Reason = Annotated[str, Field(max_length=1000)]
+
+
+class ReasonForm(BaseModel):
+    """Why something shall happen: for the journal and the audit log."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    reason: Reason = ""

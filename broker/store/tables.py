@@ -96,6 +96,13 @@ tasks = Table(
     Index("ix_tasks_worker_id_id", "worker_id", "id", **_where("worker_id IS NOT NULL")),
     Index("ix_tasks_agent_id_id", "agent_id", "id", **_where("agent_id IS NOT NULL")),
     Index("ix_tasks_parent_id_id", "parent_id", "id", **_where("parent_id IS NOT NULL")),
+    Index("ix_tasks_agent_unfinished", "agent_id", "id", **_where("agent_id IS NOT NULL AND finished_at IS NULL")),
+    Index(
+        "ix_tasks_pinned_unfinished",
+        "pinned_worker_id",
+        "id",
+        **_where("pinned_worker_id IS NOT NULL AND finished_at IS NULL"),
+    ),
     Index("ix_tasks_created_at", "created_at"),
     Index("ix_tasks_state_finished_at", "state", "finished_at", **_where("finished_at IS NOT NULL")),
 )
@@ -191,6 +198,9 @@ dead_letters = Table(
     metadata,
     Column("id", String(80), primary_key=True),
     Column("task_id", String(80), nullable=False),
+    # The task's, so that nobody has to look at a million tasks to choose or to count.
+    Column("action", String(128), nullable=False),
+    Column("lane", String(200), nullable=False),
     Column("cause", String(30), nullable=False),
     Column("error_class", String(20)),
     Column("error_code", String(128)),
@@ -202,6 +212,11 @@ dead_letters = Table(
     Column("resolution", String(20)),
     Index("ix_dead_letters_task_id", "task_id"),
     Index("ix_dead_letters_resolved_at_id", "resolved_at", "id"),
+    Index("ix_dead_letters_cause", "cause", "id", **_where("resolved_at IS NULL")),
+    Index("ix_dead_letters_action", "action", "id", **_where("resolved_at IS NULL")),
+    Index("ix_dead_letters_lane", "lane", "id", **_where("resolved_at IS NULL")),
+    Index("ix_dead_letters_error_code", "error_code", "id", **_where("resolved_at IS NULL")),
+    Index("ix_dead_letters_dead_at", "dead_at", "id", **_where("resolved_at IS NULL")),
 )
 
 workers = Table(

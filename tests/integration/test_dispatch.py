@@ -120,7 +120,7 @@ async def test_a_dead_task_is_redriven_with_all_of_its_tries(tmp_path: Path) -> 
         task_id = await subject.submit(max_attempts=1)
         await subject.fail(await subject.start())
         letter = await subject.dead_letter(task_id)
-        assert await asyncio.wrap_future(subject.control.tasks.redrive(letter, "test")) == task_id
+        assert await asyncio.wrap_future(subject.control.dead_letters.redrive(letter, "test")) == task_id
         execution = await subject.start()
         assert (execution.claim.task_id, execution.claim.attempt) == (task_id, 2)
         assert (await subject.task(task_id)).tries == 0
@@ -171,6 +171,6 @@ async def test_a_task_that_is_only_throttled_dies_after_max_wait(tmp_path: Path)
         await subject.change(task_id, eligible_at=subject.control.clock.now() - 61_000)
         await subject.report(execution, throttled)
         assert (await subject.task(task_id)).cause == "unavailable"
-        await asyncio.wrap_future(subject.control.tasks.redrive(await subject.dead_letter(task_id), "test"))
+        await asyncio.wrap_future(subject.control.dead_letters.redrive(await subject.dead_letter(task_id), "test"))
         await subject.report(await subject.start(), throttled)
         assert (await subject.task(task_id)).state == "scheduled"

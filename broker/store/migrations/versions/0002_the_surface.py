@@ -18,10 +18,30 @@ _TASK_INDEXES: tuple[tuple[str, list[str], str | None, str], ...] = (
     ("ix_tasks_worker_id_id", ["worker_id", "id"], "worker_id IS NOT NULL", "1000000 20000 1"),
     ("ix_tasks_agent_id_id", ["agent_id", "id"], "agent_id IS NOT NULL", "1000000 10000 1"),
     ("ix_tasks_parent_id_id", ["parent_id", "id"], "parent_id IS NOT NULL", "100000 10 1"),
+    (
+        "ix_tasks_agent_unfinished",
+        ["agent_id", "id"],
+        "agent_id IS NOT NULL AND finished_at IS NULL",
+        "100000 10000 1",
+    ),
+    (
+        "ix_tasks_pinned_unfinished",
+        ["pinned_worker_id", "id"],
+        "pinned_worker_id IS NOT NULL AND finished_at IS NULL",
+        "100000 1000 1",
+    ),
     ("ix_tasks_created_at", ["created_at"], None, "1000000 10"),
     ("ix_tasks_state_finished_at", ["state", "finished_at"], "finished_at IS NOT NULL", "1000000 300000 10"),
 )
 """Name, columns, condition, and how a large table looks (see 0001)."""
+_OPEN = "resolved_at IS NULL"
+_LETTER_INDEXES: tuple[tuple[str, list[str], str | None, str], ...] = (
+    ("ix_dead_letters_cause", ["cause", "id"], _OPEN, "1000000 200000 1"),
+    ("ix_dead_letters_action", ["action", "id"], _OPEN, "1000000 100000 1"),
+    ("ix_dead_letters_lane", ["lane", "id"], _OPEN, "1000000 100000 1"),
+    ("ix_dead_letters_error_code", ["error_code", "id"], _OPEN, "1000000 50000 1"),
+    ("ix_dead_letters_dead_at", ["dead_at", "id"], _OPEN, "1000000 10 1"),
+)
 
 
 def _where(condition: str | None) -> dict[str, Any]:
@@ -40,6 +60,9 @@ def upgrade() -> None:
         op.create_index(name, "tasks", columns, unique=False, **_where(condition))
     op.add_column("workers", sa.Column("drained_at", sa.BigInteger(), nullable=True))
     op.add_column("workers", sa.Column("drained_by", sa.String(length=128), nullable=True))
+    _name_action_and_lane()
+    for name, columns, condition, _ in _LETTER_INDEXES:
+        op.create_index(name, "dead_letters", columns, unique=False, **_where(condition))
     op.add_column("settings", sa.Column("updated_by", sa.String(length=128), nullable=True))
     op.create_table(
         "agents",
@@ -97,12 +120,29 @@ def upgrade() -> None:
     _tell_planner()
 
 
+def _name_action_and_lane() -> None:
+    """Have each dead letter name the action and the lane of its task."""
+    op.add_column("dead_letters", sa.Column("action", sa.String(length=128), nullable=True))
+    op.add_column("dead_letters", sa.Column("lane", sa.String(length=200), nullable=True))
+    op.execute(
+        "UPDATE dead_letters SET"
+        " action = coalesce((SELECT action FROM tasks WHERE tasks.id = dead_letters.task_id), ''),"
+        " lane = coalesce((SELECT lane FROM tasks WHERE tasks.id = dead_letters.task_id), '')"
+    )
+    with op.batch_alter_table("dead_letters") as batch_op:
+        batch_op.alter_column("action", existing_type=sa.String(length=128), nullable=False)
+        batch_op.alter_column("lane", existing_type=sa.String(length=200), nullable=False)
+
+
 def _tell_planner() -> None:
     connection = op.get_bind()
     if connection.dialect.name != "sqlite":
         return
-    for name, _, _, rows in _TASK_INDEXES:
-        connection.exec_driver_sql("INSERT INTO sqlite_stat1 VALUES ('tasks', ?, ?)", (name, rows))
+    for table, indexes in (("tasks", _TASK_INDEXES), ("dead_letters", _LETTER_INDEXES)):
+        for name, _, _, rows in indexes:
+            connection.exec_driver_sql("INSERT INTO sqlite_stat1 VALUES (?, ?, ?)", (table, name, rows))
+    told = ("dead_letters", "ix_dead_letters_resolved_at_id", "1000000 500000 1")
+    connection.exec_driver_sql("INSERT INTO sqlite_stat1 VALUES (?, ?, ?)", told)
     connection.exec_driver_sql("ANALYZE sqlite_schema")
 
 
@@ -112,6 +152,10 @@ def downgrade() -> None:
     op.drop_table("artifacts")
     op.drop_table("agent_versions")
     op.drop_table("agents")
+    for name, _, condition, _ in reversed(_LETTER_INDEXES):
+        op.drop_index(name, "dead_letters", **_where(condition))
+    op.drop_column("dead_letters", "lane")
+    op.drop_column("dead_letters", "action")
     op.drop_column("settings", "updated_by")
     op.drop_column("workers", "drained_by")
     op.drop_column("workers", "drained_at")
