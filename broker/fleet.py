@@ -158,6 +158,17 @@ class Fleet:
         """
         return self._writer.write(lambda transaction: self._decide(transaction, reference, verdict, actor))
 
+    def drain(self, reference: str, reason: str, actor: str) -> Future[str]:
+        """Have a worker take no more work, until it is resumed; what it runs goes on. Gives its id.
+
+        Draining it again changes nothing. Fails with NotFound.
+        """
+        return self._writer.write(lambda transaction: _drain(transaction, reference, reason, actor))
+
+    def resume(self, reference: str, reason: str, actor: str) -> Future[str]:
+        """Have a drained worker take work again; gives its id. Fails with NotFound."""
+        return self._writer.write(lambda transaction: _resume(transaction, reference, reason, actor))
+
     def heartbeat(self, reference: str, beat: HttpHeartbeat) -> Future[str]:
         """Note a worker's state; gives its id. Fails with NotFound, or WorkerRefused if it was turned away."""
         return self._writer.write(lambda transaction: _heartbeat(transaction, reference, beat))
@@ -269,6 +280,35 @@ def _approval(worker: Row[Any], verdict: Verdict) -> Approval:
         return Approval.APPROVED
     was_trusted = worker.approval in (Approval.APPROVED.value, Approval.REVOKED.value)
     return Approval.REVOKED if was_trusted else Approval.REJECTED
+
+
+def _drain(transaction: Transaction, reference: str, reason: str, actor: str) -> str:
+    worker = find_worker(transaction.connection, reference)
+    if worker.drained_at is None:
+        changes = {"drained_at": transaction.now, "drained_by": actor}
+        if worker.presence == Presence.ONLINE.value:
+            changes["presence"] = Presence.DRAINING.value
+        _change(transaction, worker.id, changes, "worker.draining", reason, actor)
+    return str(worker.id)
+
+
+def _resume(transaction: Transaction, reference: str, reason: str, actor: str) -> str:
+    worker = find_worker(transaction.connection, reference)
+    if worker.drained_at is not None:
+        changes: dict[str, Any] = {"drained_at": None, "drained_by": None}
+        # Unless it is leaving of its own accord.
+        if worker.presence == Presence.DRAINING.value and not (worker.heartbeat or {}).get("draining"):
+            changes["presence"] = Presence.ONLINE.value
+        _change(transaction, worker.id, changes, "worker.resumed", reason, actor)
+    return str(worker.id)
+
+
+def _change(
+    transaction: Transaction, worker_id: str, changes: dict[str, Any], kind: str, reason: str, actor: str
+) -> None:
+    transaction.connection.execute(workers.update().where(workers.c.id == worker_id).values(changes))
+    transaction.events.append(worker_event(kind, worker_id, {"reason": reason, "by": actor}))
+    record(transaction, actor, kind, worker_id, {"reason": reason})
 
 
 def _heartbeat(transaction: Transaction, reference: str, beat: HttpHeartbeat) -> str:

@@ -13,7 +13,7 @@ from broker.events import task_event
 from broker.store.tables import attempts, executions, sessions, tasks, workers
 from broker.store.writer import Transaction, Writer
 from broker.suspects import is_suspect, postpone, runs_one
-from broker.transitions import die
+from broker.transitions import die, put_back
 from broker.vault import Vault
 from protocols.claim import Answer, Claim, Verdict
 from protocols.sealing import seal, secret_context
@@ -41,8 +41,8 @@ _TASKS = (
     .where(tasks.c.id.in_(sa.bindparam("ids", expanding=True)))
 )
 _OPEN_EXECUTION = executions.insert()
-_POOLS_IF_LIVE = (
-    sa.select(workers.c.pools)
+_WORKER_IF_LIVE = (
+    sa.select(workers.c.pools, workers.c.drained_at)
     .select_from(sessions.join(workers, workers.c.id == sessions.c.worker_id))
     .where(
         sessions.c.worker_id == sa.bindparam("worker_id"),
@@ -103,7 +103,7 @@ class Gate:
         found = _by_id(transaction, _TASKS, [claim.task_id for claim in claims])
         desk = _Desk(transaction, self._dispatcher, known, found)
         answers = [
-            None if (pools := _pools_if_live(transaction, batch)) is None else desk.answer(batch, pools)
+            None if (claimant := _claimant(transaction, batch)) is None else desk.answer(batch, claimant)
             for batch in batches
         ]
         desk.finish()
@@ -114,11 +114,19 @@ def _by_id(transaction: Transaction, query: sa.Select[Any], wanted: list[str]) -
     return {row.id: row._asdict() for row in transaction.connection.execute(query, {"ids": wanted})}
 
 
-def _pools_if_live(transaction: Transaction, batch: ClaimBatch) -> frozenset[str] | None:
-    """Return the worker's pools; None unless the session holds its lease and the worker is approved."""
+@dataclass(frozen=True, slots=True)
+class _Claimant:
+    """A worker that makes claims."""
+
+    pools: frozenset[str]
+    drained: bool
+
+
+def _claimant(transaction: Transaction, batch: ClaimBatch) -> _Claimant | None:
+    """Return who claims; None unless the session holds its lease and the worker is approved."""
     session = {"worker_id": batch.worker_id, "epoch": batch.epoch}
-    found = transaction.connection.execute(_POOLS_IF_LIVE, session).first()
-    return None if found is None else frozenset(found.pools)
+    found = transaction.connection.execute(_WORKER_IF_LIVE, session).first()
+    return None if found is None else _Claimant(frozenset(found.pools), found.drained_at is not None)
 
 
 class _Desk:
@@ -138,23 +146,26 @@ class _Desk:
         self._started: list[dict[str, Any]] = []
         self._access = AccessReader(transaction)
 
-    def answer(self, batch: ClaimBatch, pools: frozenset[str]) -> tuple[Granted, ...]:
-        return tuple(self._answer(batch, pools, claim) for claim in batch.claims)
+    def answer(self, batch: ClaimBatch, claimant: _Claimant) -> tuple[Granted, ...]:
+        return tuple(self._answer(batch, claimant, claim) for claim in batch.claims)
 
     def finish(self) -> None:
         """Write the executions that have started."""
         if self._started:
             self._transaction.connection.execute(_OPEN_EXECUTION, self._started)
 
-    def _answer(self, batch: ClaimBatch, pools: frozenset[str], claim: Claim) -> Granted:
+    def _answer(self, batch: ClaimBatch, claimant: _Claimant, claim: Claim) -> Granted:
         execution = self._known.get(claim.execution_id)
         task = self._tasks.get(claim.task_id)
         if execution is not None:
             return self._repeat(batch, claim, execution, task)
         if task is None:
             return _drop(claim, "no such task, or an attempt that was never published")
-        if not _may_run(batch.worker_id, pools, task):
+        if not _may_run(batch.worker_id, claimant.pools, task):
             return _drop(claim, "its lane is not this worker's")
+        if claimant.drained:
+            self._put_back(task, claim)
+            return _drop(claim, "the worker is drained")
         if task["deadline_at"] is not None and task["deadline_at"] <= self._transaction.now:
             self._expire(task, claim)
             return _drop(claim, "its deadline has passed")
@@ -167,8 +178,7 @@ class _Desk:
         return self._start(batch, claim, task)
 
     def _meets_another_suspect(self, batch: ClaimBatch, claim: Claim, task: Mapping[str, Any]) -> bool:
-        claimable = task["state"] == TaskState.QUEUED.value and task["attempt"] == claim.attempt
-        if not claimable or not is_suspect(task):
+        if not _is_claimable(task, claim) or not is_suspect(task):
             return False
         starting = any(started["isolated"] and started["worker_id"] == batch.worker_id for started in self._started)
         return starting or runs_one(self._transaction, batch.worker_id)
@@ -255,8 +265,13 @@ class _Desk:
         )
         return Granted(answer, needed)
 
+    def _put_back(self, task: Mapping[str, Any], claim: Claim) -> None:
+        if _is_claimable(task, claim):
+            put_back(self._transaction, task, "the worker that took it is drained")
+            self._tasks[claim.task_id] = {**task, "state": TaskState.SCHEDULED.value}
+
     def _expire(self, task: Mapping[str, Any], claim: Claim) -> None:
-        if task["state"] == TaskState.QUEUED.value and task["attempt"] == claim.attempt:
+        if _is_claimable(task, claim):
             die(
                 self._transaction,
                 task,
@@ -270,6 +285,10 @@ def _may_run(worker_id: str, pools: frozenset[str], task: Mapping[str, Any]) -> 
     """Return whether the task's lane is the worker's; a worker can claim any task whose id it has come to know."""
     pinned = task["pinned_worker_id"]
     return bool(pinned == worker_id if pinned is not None else task["pool"] in pools)
+
+
+def _is_claimable(task: Mapping[str, Any], claim: Claim) -> bool:
+    return bool(task["state"] == TaskState.QUEUED.value and task["attempt"] == claim.attempt)
 
 
 def _why_not(task: Mapping[str, Any], claim: Claim) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,6 +16,8 @@ from protocols.errors import WorkerRefused
 from protocols.frames import Heartbeat, Hello
 from protocols.names import LaneKind, lane_name, pinned_lane_name
 from protocols.states import Approval, Presence
+
+_HERE = frozenset({Presence.ONLINE.value, Presence.SUSPECT.value, Presence.DRAINING.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,14 @@ class Roll:
         return self._writer.gather(_heartbeats, (worker_id, beat))
 
     def lanes(self, connection: Connection) -> dict[str, tuple[str, ...]]:
-        """Return the lanes of every approved worker."""
-        names = _provider_names(connection)
+        """Return the lanes that each approved worker shall consume."""
+        names = provider_names(connection)
         found = connection.execute(
-            sa.select(workers.c.id, workers.c.pools).where(workers.c.approval == Approval.APPROVED.value)
+            sa.select(workers.c.id, workers.c.pools, workers.c.drained_at).where(
+                workers.c.approval == Approval.APPROVED.value
+            )
         )
-        return {row.id: worker_lanes(row.id, row.pools, names) for row in found}
+        return {row.id: _lanes_now(row, names) for row in found}
 
     def _open(self, transaction: Transaction, hello: Hello) -> Opened:
         worker = transaction.connection.execute(sa.select(workers).where(workers.c.id == hello.worker_id)).one()
@@ -78,14 +83,14 @@ class Roll:
             .where(workers.c.id == worker.id)
             .values(
                 epoch=epoch,
-                presence=Presence.ONLINE.value,
+                presence=(Presence.ONLINE if worker.drained_at is None else Presence.DRAINING).value,
                 last_seen_at=transaction.now,
                 version=hello.version,
                 actions=list(hello.actions),
                 slots=dict(hello.slots),
             )
         )
-        if not resumed or worker.presence not in (Presence.ONLINE.value, Presence.SUSPECT.value):
+        if not resumed or worker.presence not in _HERE:
             transaction.events.append(worker_event("worker.online", worker.id, {"epoch": epoch}))
         alive, cancelled = _alive(transaction, hello.worker_id)
         return Opened(
@@ -94,7 +99,7 @@ class Roll:
             running=alive,
             ended=tuple(sorted(_known(transaction, hello.running) - alive)),
             cancelled=cancelled,
-            lanes=worker_lanes(worker.id, worker.pools, _provider_names(transaction.connection)),
+            lanes=_lanes_now(worker, provider_names(transaction.connection)),
         )
 
     def _resume(self, transaction: Transaction, hello: Hello) -> bool:
@@ -136,7 +141,7 @@ class Roll:
 
 
 def worker_lanes(worker_id: str, pools: Sequence[str], provider_names: Sequence[str]) -> tuple[str, ...]:
-    """Return the lanes that a worker of these pools consumes."""
+    """Return the lanes that are a worker's own, whether or not it is drained."""
     shared = [
         lane
         for pool in sorted(pools)
@@ -157,8 +162,13 @@ def live_sessions(connection: Connection) -> list[tuple[str, int]]:
     return [(row.worker_id, row.epoch) for row in found]
 
 
-def _provider_names(connection: Connection) -> list[str]:
+def provider_names(connection: Connection) -> list[str]:
+    """Return the names of all providers, sorted."""
     return list(connection.execute(sa.select(providers.c.name).order_by(providers.c.name)).scalars())
+
+
+def _lanes_now(worker: sa.Row[*tuple[Any, ...]], names: Sequence[str]) -> tuple[str, ...]:
+    return () if worker.drained_at is not None else worker_lanes(worker.id, worker.pools, names)
 
 
 def _known(transaction: Transaction, execution_ids: Sequence[str]) -> frozenset[str]:
@@ -214,7 +224,7 @@ def _heartbeats(transaction: Transaction, items: Sequence[tuple[str, Heartbeat]]
             .where(workers.c.id == worker_id)
             .values(
                 heartbeat={**_plain(beat), "at": transaction.now},
-                presence=presence.value,
+                presence=sa.case((workers.c.drained_at.is_(None), presence.value), else_=Presence.DRAINING.value),
                 last_seen_at=transaction.now,
             )
         )

@@ -113,6 +113,7 @@ class Sessions:
         self._up = up_codec()
         self._down = down_codec()
         self._sessions: dict[str, Session] = {}
+        self._refreshing = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
     async def serve(self, socket: WebSocket) -> None:
@@ -147,9 +148,11 @@ class Sessions:
 
     async def refresh_lanes(self) -> None:
         """Tell each worker the lanes that are its own now, if they have changed."""
-        lanes = await asyncio.wrap_future(self._store.read(self.roll.lanes))
-        for worker_id, session in self._sessions.items():
-            session.assign(lanes.get(worker_id, ()))
+        # One at a time, so that what was read first is not told last.
+        async with self._refreshing:
+            lanes = await asyncio.wrap_future(self._store.read(self.roll.lanes))
+            for worker_id, session in self._sessions.items():
+                session.assign(lanes.get(worker_id, ()))
 
     def decode(self, data: bytes) -> UpFrame:
         """Return a frame from a worker; raises InvalidFrame or TooLarge."""
@@ -228,6 +231,8 @@ class Session:
         self._to_send = asyncio.Event()
         self._ending: WarrenError | None = None
         self._lanes: tuple[str, ...] = ()
+        self._lanes_before: set[str] = set()
+        """Taken away again; the worker may not have heard of it yet."""
         self._running: set[str] = set()
         """The executions that this worker may report about."""
         self._work: set[asyncio.Task[None]] = set()
@@ -281,9 +286,11 @@ class Session:
         self._send(Cancel(execution_id=execution_id, reason=reason))
 
     def assign(self, lanes: tuple[str, ...]) -> None:
-        """Tell the worker its lanes, if they are others than before."""
+        """Tell the worker its lanes, if they are others than before; nothing more comes from those taken away."""
         if lanes != self._lanes:
+            self._lanes_before = (self._lanes_before | set(self._lanes)) - set(lanes)
             self._lanes = lanes
+            self._channel.limit_to(lanes)
             self._send(Lanes(lanes=lanes))
 
     def end(self, error: WarrenError) -> None:
@@ -337,14 +344,20 @@ class Session:
                 self._start(self._persist(lambda: self._sessions.intake.keep(kept)))
             case Heartbeat():
                 self._start(self._heartbeat(frame))
-            case Consume() if frame.lane not in self._lanes:
-                raise InvalidFrame(f"lane {frame.lane} is not this worker's")
-            case Consume() | StopConsuming() | Settle():
+            case Consume():
+                self._consume(frame)
+            case StopConsuming() | Settle():
                 self._channel.on_frame(frame)
             case Pong():
                 pass
             case Hello():
                 raise InvalidFrame("the session is open already")
+
+    def _consume(self, frame: Consume) -> None:
+        if frame.lane in self._lanes:
+            self._channel.on_frame(frame)
+        elif frame.lane not in self._lanes_before:
+            raise InvalidFrame(f"lane {frame.lane} is not this worker's")
 
     def _wake_sender(self) -> None:
         self._loop.call_soon_threadsafe(self._to_send.set)

@@ -9,12 +9,10 @@ from sqlalchemy import Row
 
 from broker.pipeline import read_plan
 from protocols.codec import unpack
-from protocols.states import Approval, Delivery, Presence, Priority
+from protocols.states import Delivery, Priority
 
 T = TypeVar("T")
 
-REPORTING_MS = 60_000
-"""A worker without a session counts as online for so long after its last report."""
 _MAX_BLOB = 4 * 1024 * 1024
 
 
@@ -149,6 +147,8 @@ class WorkerView(View):
     last_seen_at: Time | None
     registered_at: Time
     approved_at: Time | None
+    drained_at: Time | None
+    drained_by: str | None
     running: int
 
 
@@ -226,19 +226,10 @@ def task_view(row: Row[Any]) -> TaskView:
     return TaskView.model_validate({**_task_fields(row), **more})
 
 
-def worker_view(row: Row[Any], now: int) -> WorkerView:
-    """Return a worker of its row, joined with `running`; `now` tells what its last report is worth."""
-    presence = row.presence
-    if row.identity_key is None and row.last_seen_at is not None:
-        presence = Presence.ONLINE if now - row.last_seen_at <= REPORTING_MS else Presence.LOST
-    approved = row.approval == Approval.APPROVED
+def worker_view(row: Row[Any]) -> WorkerView:
+    """Return a worker of its row (see `fleet_view.worker_rows`)."""
     beat = row.heartbeat
-    more = {
-        "presence": presence,
-        "status": presence if approved else row.approval,
-        "heartbeat": beat and {**beat, "at": rfc3339(beat["at"])},
-    }
-    return WorkerView.model_validate({**row._mapping, **more})
+    return WorkerView.model_validate({**row._mapping, "heartbeat": beat and {**beat, "at": rfc3339(beat["at"])}})
 
 
 def agent_view(row: Row[Any]) -> AgentView:

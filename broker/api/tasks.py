@@ -292,6 +292,11 @@ async def read_task(control: ControlPlane, task_id: str) -> TaskView:
     return await asyncio.wrap_future(control.store.read(find))
 
 
+def summaries() -> Select[Any]:
+    """Return the query of tasks as lists show them (see `task_summary`)."""
+    return _SUMMARIES
+
+
 async def require_task(control: ControlPlane, task_id: str) -> None:
     """Raise NotFound unless there is a task with this id."""
     query = sa.select(tasks.c.id).where(tasks.c.id == task_id)

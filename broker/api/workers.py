@@ -1,25 +1,30 @@
 """`/workers` and `/admin/workers`: the fleet, its approval, and the workers' sessions."""
 
 import asyncio
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
-import sqlalchemy as sa
 import structlog
-from fastapi import APIRouter, Response, WebSocket
-from sqlalchemy import Select
+from fastapi import APIRouter, Depends, Query, Response, WebSocket
+from sqlalchemy.engine import Connection
 from starlette.requests import Request
 
-from broker.api.auth import Admin, Control, Machine, Viewer, authorize
+from broker.api.auth import Admin, Anyone, Control, Machine, Viewer, authorize
+from broker.api.fields import ReasonForm
 from broker.api.paging import Window, Windowed, read_page
 from broker.api.strict_json import StrictRoute
+from broker.api.tasks import summaries
 from broker.control import ControlPlane
 from broker.fleet import HttpHeartbeat, Registration, Verdict, find_worker
-from broker.store.tables import executions, workers
-from broker.views import Page, WorkerView, worker_view
+from broker.fleet_view import STATUSES, overview, serves, status_of, unfinished_of, worker_rows
+from broker.store.tables import tasks, workers
+from broker.views import Page, TaskSummary, View, WorkerView, task_summary, worker_view
 from protocols.errors import WarrenError
+from protocols.names import check_name
 from protocols.states import Role
 
 router = APIRouter(tags=["workers"], route_class=StrictRoute)
+StatusName = Annotated[str, Query(pattern=f"^({'|'.join(STATUSES)})$")]
 
 _log = structlog.get_logger(__name__)
 
@@ -63,10 +68,61 @@ async def session(websocket: WebSocket) -> None:
     await control.sessions.serve(websocket)
 
 
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """Which workers were asked for; None: all of them."""
+
+    status: str | None
+    pool: str | None
+    group: str | None
+
+
+async def _filter(
+    status: StatusName | None = None,
+    state: StatusName | None = None,
+    status_filter: StatusName | None = None,
+    pool: Annotated[str | None, Query(max_length=63)] = None,
+    group: Annotated[str | None, Query(max_length=128)] = None,
+) -> _Filter:
+    return _Filter(status or state or status_filter, None if pool is None else check_name(pool, "pool"), group)
+
+
+Filtered = Annotated[_Filter, Depends(_filter)]
+
+
+class SlotCountView(View):
+    """Slots of one kind."""
+
+    busy: int
+    total: int
+
+
+class OverviewView(View):
+    """The fleet at a glance (see `broker.fleet_view.Overview`)."""
+
+    total: int
+    by_status: dict[str, int]
+    by_presence: dict[str, int]
+    by_approval: dict[str, int]
+    running: int
+    slots: dict[str, SlotCountView]
+    pools: dict[str, int]
+    cpu_percent: float | None
+    memory_percent: float | None
+
+
 @router.get("/workers", operation_id="listWorkers")
-async def list_workers(control: Control, _: Viewer, window: Windowed) -> Page[WorkerView]:
+async def list_workers(control: Control, _: Viewer, window: Windowed, chosen: Filtered) -> Page[WorkerView]:
     """List the fleet."""
-    return await _read_workers(control, window)
+    return await _read_workers(control, window, chosen)
+
+
+@router.get("/workers/overview", operation_id="getFleetOverview")
+async def show_overview(control: Control, _: Viewer) -> OverviewView:
+    """Return the fleet at a glance."""
+    now = control.clock.now()
+    counted = await asyncio.wrap_future(control.store.read(lambda connection: overview(connection, now)))
+    return OverviewView.model_validate(counted)
 
 
 @router.get("/workers/{reference}", operation_id="getWorker")
@@ -75,10 +131,36 @@ async def show(control: Control, _: Viewer, reference: str) -> WorkerView:
     return await _read_worker(control, reference)
 
 
+@router.get("/workers/{reference}/tasks", operation_id="listWorkerTasks")
+async def list_tasks(control: Control, _: Anyone, reference: str, window: Windowed) -> Page[TaskSummary]:
+    """List the unfinished tasks that are pinned to a worker or belong to its agents, newest first."""
+
+    def read(connection: Connection) -> Page[TaskSummary]:
+        worker_id = find_worker(connection, reference).id
+        query = summaries().where(tasks.c.id.in_(unfinished_of(worker_id)))
+        return read_page(query, tasks.c.id, window, task_summary, newest_first=True)(connection)
+
+    return await asyncio.wrap_future(control.store.read(read))
+
+
+@router.post("/workers/{reference}/drain", operation_id="drainWorker")
+async def drain(control: Control, admin: Admin, reference: str, form: ReasonForm | None = None) -> WorkerView:
+    """Have a worker take no more work. With the answer, nothing more starts there; what runs goes on."""
+    worker_id = await asyncio.wrap_future(control.fleet.drain(reference, form.reason if form else "", admin.name))
+    return await _with_lanes(control, worker_id)
+
+
+@router.post("/workers/{reference}/resume", operation_id="resumeWorker")
+async def resume(control: Control, admin: Admin, reference: str, form: ReasonForm | None = None) -> WorkerView:
+    """Have a drained worker take work again."""
+    worker_id = await asyncio.wrap_future(control.fleet.resume(reference, form.reason if form else "", admin.name))
+    return await _with_lanes(control, worker_id)
+
+
 @router.get("/admin/workers", operation_id="listWorkersAsAdmin")
-async def list_as_admin(control: Control, _: Admin, window: Windowed) -> Page[WorkerView]:
+async def list_as_admin(control: Control, _: Admin, window: Windowed, chosen: Filtered) -> Page[WorkerView]:
     """List the fleet."""
-    return await _read_workers(control, window)
+    return await _read_workers(control, window, chosen)
 
 
 @router.patch("/admin/workers/{reference}/approve", operation_id="decideAboutWorker")
@@ -88,31 +170,30 @@ async def decide(control: Control, admin: Admin, reference: str, form: Verdict) 
     return await _read_worker(control, worker_id)
 
 
-async def _read_worker(control: ControlPlane, reference: str) -> WorkerView:
-    now = control.clock.now()
+async def _with_lanes(control: ControlPlane, worker_id: str) -> WorkerView:
+    """Return a worker once it has been told its lanes, so that nobody waits for the next round of that."""
+    await control.sessions.refresh_lanes()
+    return await _read_worker(control, worker_id)
 
-    def find(connection: sa.Connection) -> WorkerView:
+
+async def _read_worker(control: ControlPlane, reference: str) -> WorkerView:
+    query = worker_rows(control.clock.now())
+
+    def find(connection: Connection) -> WorkerView:
         worker_id = find_worker(connection, reference).id
-        row = connection.execute(_workers().where(workers.c.id == worker_id)).one()
-        return worker_view(row, now)
+        return worker_view(connection.execute(query.where(workers.c.id == worker_id)).one())
 
     return await asyncio.wrap_future(control.store.read(find))
 
 
-async def _read_workers(control: ControlPlane, window: Window) -> Page[WorkerView]:
+async def _read_workers(control: ControlPlane, window: Window, chosen: _Filter) -> Page[WorkerView]:
     now = control.clock.now()
-    page = read_page(_workers(), workers.c.id, window, lambda row: worker_view(row, now))
+    query = worker_rows(now)
+    if chosen.status is not None:
+        query = query.where(status_of(now) == chosen.status)
+    if chosen.pool is not None:
+        query = query.where(serves(chosen.pool))
+    if chosen.group is not None:
+        query = query.where(workers.c.group == chosen.group)
+    page = read_page(query, workers.c.id, window, worker_view)
     return await asyncio.wrap_future(control.store.read(page))
-
-
-def _workers() -> Select[Any]:
-    running = (
-        sa.select(sa.func.count())
-        .where(
-            executions.c.worker_id == workers.c.id,
-            executions.c.ended_at.is_(None),
-            executions.c.lease_ended_at.is_(None),
-        )
-        .scalar_subquery()
-    )
-    return sa.select(workers, running.label("running"))

@@ -9,7 +9,7 @@ import itertools
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -87,6 +87,12 @@ class DirectBroker(LaneBroker):
         """Return how many messages wait in `lane`."""
         with self._lock:
             return len(self._lane(lane).ready)
+
+    def consumers(self, lane: str) -> int:
+        """Return how many consumers `lane` has."""
+        with self._lock:
+            found = self._lanes.get(lane)
+            return 0 if found is None else len(found.subscriptions)
 
     def flush(self, queue_name: str) -> None:
         """Forget what waits in the lane."""
@@ -210,10 +216,15 @@ class DirectChannel:
                 items.append(self._waiting.popleft())
         return Deliver(items=tuple(items)) if items else None
 
+    def limit_to(self, lanes: Collection[str]) -> None:
+        """Deliver from no other lanes any more; what they delivered and is not settled goes back to them."""
+        for tag, subscription in list(self._subscriptions.items()):
+            if subscription.lane not in lanes:
+                self._stop(tag)
+
     def close(self) -> None:
         """The session is gone: what it has not settled goes back to the lanes, marked as redelivered."""
-        for tag in list(self._subscriptions):
-            self._stop(tag)
+        self.limit_to(())
 
     def _consume(self, frame: Consume) -> None:
         if frame.tag in self._subscriptions:
