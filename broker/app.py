@@ -34,6 +34,7 @@ from broker.keys import Keys
 from broker.leases import Leases
 from broker.live import LiveOutput
 from broker.preferences import PreferenceStore
+from broker.queues import Queues
 from broker.resources import Resources
 from broker.roll import Roll
 from broker.sessions import Sessions
@@ -166,6 +167,7 @@ def _compose(settings: Settings, clock: Clock, store: Store) -> tuple[ControlPla
         tasks=tasks,
         commands=Commands(store=store, clock=clock, submitter=submitter, tasks=tasks, journal=journal, live=live),
         dead_letters=DeadLetters(store),
+        queues=Queues(store.writer, clock, lanes, dispatcher.starts),
         sessions=sessions,
         journal=journal,
         live=live,

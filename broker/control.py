@@ -12,6 +12,7 @@ from broker.fleet import Fleet
 from broker.keys import Keys
 from broker.live import LiveOutput
 from broker.preferences import PreferenceStore
+from broker.queues import Queues
 from broker.resources import Resources
 from broker.sessions import Sessions
 from broker.settings import Settings
@@ -41,6 +42,7 @@ class ControlPlane:
     tasks: Tasks
     commands: Commands
     dead_letters: DeadLetters
+    queues: Queues
     sessions: Sessions
     journal: Journal
     live: LiveOutput

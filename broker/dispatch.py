@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from broker.store.tables import attempts, batches, in_state, tasks
+from broker.store.tables import attempts, batches, in_state, paused_lanes, tasks
 from broker.store.writer import Transaction
 from broker.transitions import move
 from protocols import ids
@@ -33,7 +33,11 @@ _RATE_S = 2.0
 
 _log = structlog.get_logger(__name__)
 
-_QUEUED = sa.select(sa.func.count()).where(tasks.c.lane == sa.bindparam("lane"), in_state(TaskState.QUEUED))
+_QUEUED = sa.select(
+    sa.func.count().label("queued"),
+    # In the same statement, since a second one would cost as much again for every lane that is woken.
+    sa.exists().where(paused_lanes.c.lane == sa.bindparam("lane")).label("paused"),
+).where(tasks.c.lane == sa.bindparam("lane"), in_state(TaskState.QUEUED))
 _DUE = sa.union_all(
     *(
         sa.select(tasks)
@@ -81,6 +85,10 @@ class StartRate:
         rate, _ = self._decayed(lane)
         return min(MAX_WINDOW, max(MIN_WINDOW, math.ceil(rate * WINDOW_S)))
 
+    def per_second(self, lane: str) -> float:
+        """Return how many tasks the lane starts in a second, as of now; from any thread."""
+        return self._decayed(lane)[0]
+
     def _decayed(self, lane: str) -> tuple[float, float]:
         rate, at = self._rate.get(lane, (0.0, 0.0))
         now = self._clock.monotonic()
@@ -124,8 +132,8 @@ class Dispatcher:
             self._confirmed.popleft()
 
     def _fill_lane(self, transaction: Transaction, lane: str) -> None:
-        queued = transaction.connection.execute(_QUEUED, {"lane": lane}).scalar_one()
-        places = self.starts.window(lane) - queued
+        queued, paused = transaction.connection.execute(_QUEUED, {"lane": lane}).one()
+        places = 0 if paused else self.starts.window(lane) - queued
         chosen = self._choose(transaction, lane, places) if places > 0 else []
         if not chosen:
             return

@@ -88,11 +88,14 @@ def _wake(transaction: Transaction, lanes: list[str]) -> None:
 def due_lanes(connection: Connection, now: int) -> tuple[list[str], int | None]:
     """Return the lanes in which tasks are due, and when the next one becomes due (milliseconds)."""
     lanes = [
-        lane
-        for lane in connection.execute(_SCHEDULED_LANES).scalars().all()
-        if any(_is_due(connection, lane, level, now) for level in Priority)
+        lane for lane in waiting_lanes(connection) if any(_is_due(connection, lane, level, now) for level in Priority)
     ]
     return lanes, connection.execute(_NEXT, {"now": now}).scalar()
+
+
+def waiting_lanes(connection: Connection) -> list[str]:
+    """Return the lanes that have scheduled tasks, in order."""
+    return list(connection.execute(_SCHEDULED_LANES).scalars())
 
 
 def _is_due(connection: Connection, lane: str, level: Priority, now: int) -> bool:

@@ -66,12 +66,17 @@ def task_event(kind: str, task: Mapping[str, Any], data: Mapping[str, Any], **mo
 
 def worker_event(kind: str, worker_id: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the journal entry of something that happened to a worker."""
+    return {**general_event(kind, data), "worker_id": worker_id}
+
+
+def general_event(kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the journal entry of something that concerns neither one task nor one worker; `data` says what."""
     return {
         "type": kind,
         "task_id": None,
         "attempt": None,
         "execution_id": None,
-        "worker_id": worker_id,
+        "worker_id": None,
         "data": dict(data),
     }
 

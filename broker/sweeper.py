@@ -4,7 +4,7 @@ Everything here is rare; each step takes a bounded bite and leaves the rest for 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,11 +12,12 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from broker.leases import lose, running_rows
+from broker.queues import empty_paused
 from broker.settings import Settings
 from broker.store.store import Store
 from broker.store.tables import batches, executions, in_state, sessions, tasks
 from broker.store.writer import Transaction
-from broker.transitions import die, move
+from broker.transitions import die, put_back
 from protocols.clock import Clock
 from protocols.errors import WarrenError
 from protocols.lanes.seam import LaneBroker
@@ -51,7 +52,14 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Sweep once."""
-        steps = [_expire, _wake_keys, _lose_unleased, self._republish_unconfirmed]
+        # The one of the pauses finishes those that broke off after they had been noted.
+        steps: list[Callable[[Transaction], object]] = [
+            _expire,
+            _wake_keys,
+            _lose_unleased,
+            empty_paused,
+            self._republish_unconfirmed,
+        ]
         lost = self._lanes_that_lost(await asyncio.wrap_future(self._store.read(_queued_lanes)))
         steps.extend(_Republish(lane, confirmed_before) for lane, confirmed_before in lost)
         for step in steps:
@@ -67,7 +75,7 @@ class Sweeper:
                 sa.or_(batches.c.id.is_(None), batches.c.transport != self._transport),
             )
         )
-        _put_back(transaction, gone, "the control plane restarted")
+        _put_back_all(transaction, gone, "the control plane restarted")
         transaction.connection.execute(batches.delete().where(batches.c.transport != self._transport))
 
     def _republish_unconfirmed(self, transaction: Transaction) -> None:
@@ -81,7 +89,7 @@ class Sweeper:
                 batches.c.published_at < before,
             )
         )
-        _put_back(transaction, stale.limit(_BITE), "its batch was not confirmed")
+        _put_back_all(transaction, stale.limit(_BITE), "its batch was not confirmed")
 
     def _lanes_that_lost(self, lanes: list[str]) -> list[tuple[str, int]]:
         """Return lanes that have been empty for a while although tasks count as queued in them."""
@@ -113,7 +121,7 @@ class _Republish:
                 batches.c.confirmed_at < self._confirmed_before,
             )
         )
-        _put_back(transaction, lost.limit(_BITE), "its lane lost it")
+        _put_back_all(transaction, lost.limit(_BITE), "its lane lost it")
 
 
 def _queued_lanes(connection: Connection) -> list[str]:
@@ -175,16 +183,9 @@ def _lose_unleased(transaction: Transaction) -> None:
         lose(transaction, running, "no session holds it")
 
 
-def _put_back(transaction: Transaction, queued: sa.Select[Any], reason: str) -> None:
+def _put_back_all(transaction: Transaction, queued: sa.Select[Any], reason: str) -> None:
     for task in _rows(transaction, queued):
-        move(
-            transaction,
-            task,
-            TaskState.SCHEDULED,
-            "task.requeued",
-            {"reason": reason},
-            due_at=task["due_at"],
-        )
+        put_back(transaction, task, reason)
 
 
 def _rows(transaction: Transaction, query: sa.Select[Any]) -> list[Mapping[str, Any]]:

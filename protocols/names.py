@@ -1,6 +1,7 @@
 """Names that more than one process must spell alike: lanes, built-in actions, entry points, exit codes."""
 
 import re
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from protocols.errors import InvalidName
@@ -32,6 +33,17 @@ class LaneKind(StrEnum):
     SSH = "ssh"
     PYTHON = "python"
     PINNED = "pinned"
+
+
+@dataclass(frozen=True, slots=True)
+class LaneParts:
+    """What the name of a lane says about it."""
+
+    kind: LaneKind
+    pool: str | None = None
+    provider: str | None = None
+    worker_id: str | None = None
+    """The one worker that runs its tasks, if it is a pinned lane."""
 
 
 class ExitCode(IntEnum):
@@ -86,9 +98,17 @@ def lane_kind(lane: str) -> LaneKind:
 
     Raises InvalidName for anything that is no lane.
     """
+    return lane_parts(lane).kind
+
+
+def lane_parts(lane: str) -> LaneParts:
+    """Return what a lane's name says; raises InvalidName for anything that is no lane."""
     if lane.startswith(_PINNED):
-        return LaneKind.PINNED
+        return LaneParts(LaneKind.PINNED, worker_id=lane.removeprefix(_PINNED))
     parts = lane.removeprefix(_PREFIX).split(".")
     if not lane.startswith(_PREFIX) or len(parts) != 2 or not all(parts):
         raise InvalidName(f"{lane[:80]!r} is no lane")
-    return {"ssh": LaneKind.SSH, "python": LaneKind.PYTHON}.get(parts[1], LaneKind.LLM)
+    pool, last = parts
+    if last in (LaneKind.SSH.value, LaneKind.PYTHON.value):
+        return LaneParts(LaneKind(last), pool=pool)
+    return LaneParts(LaneKind.LLM, pool=pool, provider=last)

@@ -3,7 +3,7 @@
 `page` and `page_size` are another spelling of `offset` and `limit`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 MAX_OFFSET = 10_000_000
-_CURSOR = r"^[A-Za-z0-9_-]{1,80}$"
+_CURSOR = r"^[A-Za-z0-9_.-]{1,200}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,22 @@ def read_page(
         )
 
     return read
+
+
+def page_of(names: Sequence[str], wanted: Window, view: Callable[[Sequence[str]], list[T]]) -> Page[T]:
+    """Return one page of things that are known by their sorted names; `view` makes those that are shown."""
+    rest = [name for name in names if wanted.cursor is None or name > wanted.cursor]
+    end = wanted.offset + wanted.limit
+    shown = rest[wanted.offset : end]
+    has_more = len(rest) > end
+    return Page(
+        data=view(shown),
+        total=len(names),
+        limit=wanted.limit,
+        offset=wanted.offset,
+        next_cursor=shown[-1] if has_more else None,
+        has_more=has_more,
+    )
 
 
 def _parsed(cursor: str, key: ColumnElement[Any]) -> str | int:
