@@ -70,10 +70,10 @@ def serves(pool: str) -> sa.ColumnElement[bool]:
 
 
 def unfinished_of(worker_id: str) -> sa.CompoundSelect[str]:
-    """Return the query of the ids of unfinished tasks that are pinned to a worker, or are its agents'."""
+    """Return the query of the ids of unfinished tasks that are pinned to a worker, or are its agents', or both."""
     its_agents = sa.select(agents.c.id).where(agents.c.worker_id == worker_id)
     unfinished = sa.select(tasks.c.id).where(tasks.c.finished_at.is_(None))
-    return sa.union(
+    return sa.union_all(
         unfinished.where(tasks.c.pinned_worker_id == worker_id), unfinished.where(tasks.c.agent_id.in_(its_agents))
     )
 

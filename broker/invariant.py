@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Select
 from sqlalchemy.engine import Connection
 
-from broker.store.tables import attempts, batches, dead_letters, executions, in_state, sessions, tasks
+from broker.store.tables import attempts, batches, dead_letters, executions, in_state, paused_lanes, sessions, tasks
 from protocols.states import TaskState
 
 _RUNNING = TaskState.RUNNING.value
@@ -31,6 +31,7 @@ def violations(connection: Connection, *, now: int, confirm_ms: int, at_most_onc
         ("it waits for nothing: no due time and no full concurrency key", _waits_for_nothing()),
         ("it is queued without a published attempt", _queued_without_attempt()),
         ("its batch is unconfirmed for too long", _unconfirmed(now - confirm_ms)),
+        ("it is queued although its queue has been paused", _queued_in_paused(now - confirm_ms)),
         ("it runs without a current, open execution", _runs_without_execution()),
         ("it runs under a lease that has ended", _runs_without_lease(now - at_most_once_ms)),
         ("an execution is open and leased, but its task does not run it", _stray_execution()),
@@ -79,6 +80,15 @@ def _unconfirmed(before: int) -> Select[Any]:
                 sa.and_(batches.c.confirmed_at.is_(None), batches.c.published_at < before),
             ),
         )
+    )
+
+
+def _queued_in_paused(before: int) -> Select[Any]:
+    """A pause puts its queue's window back; a task that is due there waits for nothing but its end."""
+    return (
+        sa.select(tasks.c.id)
+        .join(paused_lanes, paused_lanes.c.lane == tasks.c.lane)
+        .where(in_state(TaskState.QUEUED), paused_lanes.c.paused_at < before)
     )
 
 

@@ -88,6 +88,23 @@ def test_down_and_up_again_with_rows_in_every_table(engine: Engine) -> None:
     fill(engine)
 
 
+def test_dead_letters_of_the_first_tables_learn_their_tasks_action_and_lane(engine: Engine) -> None:
+    """One whose task is gone keeps them empty."""
+    upgrade(engine, "0001")
+    with engine.begin() as connection:
+        for name in ("tasks", "dead_letters"):
+            table = sa.Table(name, sa.MetaData(), autoload_with=connection)
+            row = {column.name: sample(metadata.tables[name].c[column.name]) for column in table.columns}
+            known = {"id": "task_1", "action": "add", "lane": "q.t.default.python"} if name == "tasks" else {}
+            connection.execute(table.insert().values({**row, **known}))
+        connection.exec_driver_sql("UPDATE dead_letters SET task_id = 'task_1'")
+        connection.execute(table.insert().values({**row, "id": "dead_2", "task_id": "task_gone"}))
+    upgrade(engine)
+    with engine.begin() as connection:
+        found = connection.exec_driver_sql("SELECT action, lane FROM dead_letters ORDER BY task_id").all()
+    assert [tuple(row) for row in found] == [("add", "q.t.default.python"), ("", "")]
+
+
 def test_upgrading_again_changes_nothing(engine: Engine) -> None:
     upgrade(engine)
     fill(engine)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from broker import dispatch, due
+from broker import dispatch, due, fleet_view, queues
 from broker.agents import living_agents
 from broker.api import tasks as api_tasks
 from broker.keys import Principal
@@ -19,6 +19,13 @@ from protocols.states import Role, TaskState
 PLANS: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "the window's size": (dispatch._QUEUED, {"lane": "x"}, {"ix_tasks_window"}),
     "what is due": (dispatch._DUE, {"lane": "x", "now": 1, "places": 4}, {"ix_tasks_waiting"}),
+    "what a queue holds": (queues._WAITING, {"now": 1, "lanes": ["x", "y"]}, {"ix_tasks_waiting"}),
+    "what is queued in paused lanes": (queues._QUEUED_IN_PAUSED, {}, {"ix_tasks_window"}),
+    "a worker's unfinished tasks": (
+        fleet_view.unfinished_of("x"),
+        {},
+        {"ix_tasks_pinned_unfinished", "ix_tasks_agent_unfinished"},
+    ),
     "a concurrency key's holders": (dispatch._HOLDERS, {"key": "x"}, {"ix_tasks_concurrency"}),
     "lanes with waiting tasks": (due._SCHEDULED_LANES, {}, {"ix_tasks_waiting"}),
     "a lane's earliest": (due._EARLIEST, {"lane": "x", "level": 1}, {"ix_tasks_waiting"}),
@@ -98,11 +105,9 @@ def plan_of(folder: Path, query: Any, parameters: dict[str, Any]) -> list[str]:
     engine = open_sqlite(folder / "warren.db", write=True)
     upgrade(engine)
     with engine.begin() as connection:
-        compiled = query.compile(connection)
-        values = compiled.construct_params(parameters)
-        plan = connection.exec_driver_sql(
-            f"EXPLAIN QUERY PLAN {compiled}", tuple(values[key] for key in compiled.positiontup or ())
-        ).all()
+        expanded = query.compile(connection).construct_expanded_state(parameters)
+        statement, values = f"EXPLAIN QUERY PLAN {expanded.statement}", tuple(expanded.positional_parameters)
+        plan = connection.exec_driver_sql(statement, values).all()
     engine.dispose()
     return [step.detail for step in plan]
 

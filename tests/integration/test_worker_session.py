@@ -249,6 +249,27 @@ async def test_lanes_can_be_taken_and_given(plane: ControlPlane, tmp_path: Path)
         await plane.outcome_of(left)
 
 
+async def test_a_worker_without_lanes_finishes_what_it_has_and_gives_the_rest_back(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    """What it had prefetched goes back to its lane, and runs when it has lanes again."""
+    async with running_agent(plane, tmp_path, slots_python=1):
+        go, started = tmp_path / "go", tmp_path / "started"
+        running = plane.submit("wait_for_file", str(go), str(started))
+        await plane.until(started.exists)
+        waiting = [plane.submit("add", number, number) for number in range(3)]
+        plane.send(Lanes(lanes=()))
+        await plane.until(lambda: plane.lanes.consumers(PYTHON_LANE) == 0)
+        assert plane.lanes.depth(PYTHON_LANE) == 1 + len(waiting)
+        go.touch()
+        assert (await plane.outcome_of(running)).outcome.result == {"value": "seen"}
+        assert len(plane.claims) == 1
+        plane.send(Lanes(lanes=(PYTHON_LANE,)))
+        for task in waiting:
+            await plane.outcome_of(task)
+        assert len(plane.outcomes) == 1 + len(waiting)
+
+
 async def test_a_lane_runs_no_more_than_its_slots_even_after_a_resume(plane: ControlPlane, tmp_path: Path) -> None:
     """Fresh credit after a resume does not run more at once than the lane has slots."""
     async with running_agent(plane, tmp_path, slots_python=1):

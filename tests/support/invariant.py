@@ -83,6 +83,11 @@ class Ledger:
         query = sa.select(sa.func.count()).select_from(executions).where(executions.c.task_id == task_id)
         return int(self._read(query)[0][0])
 
+    def executions_of(self, worker_id: str) -> int:
+        """Return how many executions have passed the gate for a worker."""
+        query = sa.select(sa.func.count()).select_from(executions).where(executions.c.worker_id == worker_id)
+        return int(self._read(query)[0][0])
+
     def events(self, task_id: str) -> list[tuple[str, int]]:
         """Return a task's events as (type, milliseconds since the epoch), oldest first."""
         query = sa.select(events.c.type, events.c.at).where(events.c.task_id == task_id).order_by(events.c.id)

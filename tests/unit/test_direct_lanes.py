@@ -72,6 +72,25 @@ def test_every_frame_of_deliveries_can_be_encoded(broker: DirectBroker, channel:
     assert count == 12
 
 
+def test_lanes_that_are_taken_away_get_back_what_they_delivered(broker: DirectBroker, channel: DirectChannel) -> None:
+    """Also what no frame has carried yet; the other lanes deliver on, and settling the lost ones does nothing."""
+    other = "q.t.default.ssh"
+    for tag, lane in enumerate((LANE, other)):
+        channel.on_frame(Consume(lane=lane, tag=tag, prefetch=2))
+    assert (broker.consumers(LANE), broker.consumers(other), broker.consumers("q.t.none.ssh")) == (1, 1, 0)
+    broker.publish(LANE, [b"1"])
+    (carried,) = taken(channel)
+    broker.publish(LANE, [b"2", b"3"])
+    broker.publish(other, [b"x"])
+    channel.limit_to({other})
+    assert [item.body for item in taken(channel)] == [b"x"]
+    assert (broker.depth(LANE), broker.consumers(LANE)) == (3, 0)
+    channel.on_frame(Settle(acks=(carried.delivery_tag,)))
+    channel.on_frame(StopConsuming(tag=0))
+    channel.on_frame(Consume(lane=LANE, tag=2, prefetch=3))
+    assert [(item.body, item.redelivered) for item in taken(channel)] == [(b"1", True), (b"2", True), (b"3", False)]
+
+
 def test_the_session_is_woken_when_there_is_something_to_take(broker: DirectBroker) -> None:
     woken: list[str] = []
     channel = DirectChannel(broker, lambda: woken.append("woken"))

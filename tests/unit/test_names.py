@@ -11,9 +11,11 @@ from protocols.names import (
     BuiltinAction,
     ExitCode,
     LaneKind,
+    LaneParts,
     check_name,
     lane_kind,
     lane_name,
+    lane_parts,
     pinned_lane_name,
 )
 
@@ -40,6 +42,14 @@ def test_two_pools_or_providers_never_share_a_lane(pool: str, provider: str, oth
     first, second = lane_name(pool, LaneKind.LLM, provider), lane_name(other, LaneKind.LLM, another)
     assert (first == second) == ((pool, provider) == (other, another))
     assert first not in {lane_name(other, LaneKind.SSH), lane_name(other, LaneKind.PYTHON), pinned_lane_name(other)}
+
+
+@settings(deadline=None)
+@given(USABLE, USABLE)
+def test_a_lanes_name_gives_its_parts_back(pool: str, name: str) -> None:
+    assert lane_parts(lane_name(pool, LaneKind.LLM, name)) == LaneParts(LaneKind.LLM, pool=pool, provider=name)
+    assert lane_parts(lane_name(pool, LaneKind.SSH)) == LaneParts(LaneKind.SSH, pool=pool)
+    assert lane_parts(pinned_lane_name(name)) == LaneParts(LaneKind.PINNED, worker_id=name)
 
 
 def test_lanes_are_spelt_as_documented() -> None:
