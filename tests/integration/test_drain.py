@@ -25,9 +25,21 @@ async def row(subject: Kernel, worker_id: str = "w-1") -> Any:
 
 
 async def beat(subject: Kernel, *, draining: bool = False) -> None:
-    numbers = dict.fromkeys(("cpu_percent", "cpus", "memory_percent", "disk_percent", "load_1m"), 1.0)
-    sizes = dict.fromkeys(("memory_used_bytes", "memory_total_bytes", "unsettled"), 1)
-    told = Heartbeat(**numbers, **sizes, container=False, slots={}, uptime_s=1.0, version="test", draining=draining)
+    told = Heartbeat(
+        cpu_percent=1.0,
+        cpus=1.0,
+        memory_percent=1.0,
+        memory_used_bytes=1,
+        memory_total_bytes=1,
+        disk_percent=1.0,
+        load_1m=1.0,
+        container=False,
+        slots={},
+        unsettled=0,
+        uptime_s=1.0,
+        version="test",
+        draining=draining,
+    )
     await asyncio.wrap_future(subject.control.sessions.roll.heartbeat("w-1", told))
 
 
