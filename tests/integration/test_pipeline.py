@@ -144,12 +144,12 @@ async def test_nothing_follows_a_failure_until_a_redrive_succeeds(tmp_path: Path
         await subject.fail(await subject.start())
         assert (await subject.task(first)).state == "dead"
         assert await followers(subject, first) == []
-        await asyncio.wrap_future(subject.control.tasks.redrive(await subject.dead_letter(first), "test"))
+        await asyncio.wrap_future(subject.control.dead_letters.redrive(await subject.dead_letter(first), "test"))
         await subject.report(await subject.start(), returned(1))
         second = await follower(subject, first)
         await subject.fail(await subject.start())
         assert (await subject.task(second.id)).state == "dead"
-        await asyncio.wrap_future(subject.control.tasks.redrive(await subject.dead_letter(second.id), "test"))
+        await asyncio.wrap_future(subject.control.dead_letters.redrive(await subject.dead_letter(second.id), "test"))
         again = await subject.start()
         assert (again.envelope.action, again.envelope.args) == ("second", (1,))
         await subject.report(again, returned(2))
@@ -195,7 +195,7 @@ async def test_a_step_whose_arguments_cannot_be_carried_is_a_dead_letter(tmp_pat
         assert "the limit is 1,044,480" in step.error_message
         assert arguments(step) == [["x" * 900_000], {}]
         assert await subject.event_types(step.id) == ["task.created", "task.dead"]
-        await asyncio.wrap_future(subject.control.tasks.redrive(await subject.dead_letter(step.id), "test"))
+        await asyncio.wrap_future(subject.control.dead_letters.redrive(await subject.dead_letter(step.id), "test"))
         await subject.report(await subject.start(), returned(3))
         assert arguments(await follower(subject, step.id)) == [[3], {}]
 
