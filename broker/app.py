@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -38,7 +39,7 @@ from broker.queues import Queues
 from broker.resources import Resources
 from broker.roll import Roll
 from broker.sessions import Sessions
-from broker.settings import Settings, load
+from broker.settings import Settings, load, names
 from broker.storage import LocalStorage
 from broker.store.store import Store
 from broker.submit import Submitter
@@ -78,10 +79,24 @@ def main() -> int:
         ):
             return runner.run(_serve(settings, data_dir))
     except WarrenError as error:
-        sys.stderr.write(f"error: {error.message}\n")
-        if error.hint:
-            sys.stderr.write(f"hint: {error.hint}\n")
-        return _exit_code(error)
+        return _fail(error)
+
+
+def check() -> int:
+    """Print the settings that there are, as JSON; returns the exit status that `main` would end with for wrong ones."""
+    try:
+        load()
+    except WarrenError as error:
+        return _fail(error)
+    sys.stdout.write(json.dumps({"names": names()}) + "\n")
+    return ExitCode.OK
+
+
+def _fail(error: WarrenError) -> ExitCode:
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")
+    return _exit_code(error)
 
 
 def _exit_code(error: WarrenError) -> ExitCode:

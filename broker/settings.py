@@ -77,6 +77,11 @@ class Settings(BaseSettings):
         return self.host in {"127.0.0.1", "::1", "localhost"}
 
 
+def names() -> list[str]:
+    """Return the environment variables that are settings of a control plane."""
+    return sorted(f"WARREN_{field.upper()}" for field in Settings.model_fields)
+
+
 def load() -> Settings:
     """Return the settings of this process; raises InvalidSettings with the first problem."""
     try:

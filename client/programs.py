@@ -8,7 +8,7 @@ from pathlib import Path
 
 from protocols.errors import MissingExtra
 
-_NEEDED = {
+NEEDED = {
     "broker": ("fastapi", "sqlalchemy", "uvicorn", "alembic"),
     "worker": ("paramiko", "psutil", "websockets", "pybreaker"),
 }
@@ -18,7 +18,7 @@ _NOT_FOR_CHILDREN = frozenset({"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "WARREN_AP
 
 def require(part: str) -> None:
     """Raise MissingExtra if what `part` (`broker` or `worker`) needs is not installed."""
-    missing = [name for name in _NEEDED[part] if find_spec(name) is None]
+    missing = [name for name in NEEDED[part] if find_spec(name) is None]
     if missing:
         raise MissingExtra(
             f"the {part} is not installed here ({', '.join(missing)} missing)",

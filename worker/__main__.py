@@ -1,7 +1,8 @@
-"""`python -m worker`: one worker daemon, configured by its environment."""
+"""`python -m worker`: one worker daemon, configured by its environment; with `--check` it only looks at that."""
 
 import asyncio
 import importlib.util
+import json
 import logging
 import os
 import sys
@@ -22,7 +23,7 @@ from protocols.names import ExitCode
 from worker.agent import Agent
 from worker.identity import StateDir
 from worker.session import SessionRefused
-from worker.settings import Settings, load_settings
+from worker.settings import Settings, load_settings, names
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,17 @@ def main() -> int:
     return ExitCode.OK
 
 
+def check() -> int:
+    """Print the settings that there are, as JSON; return the exit status that `main` would end with for wrong ones."""
+    try:
+        load_settings().api_key()
+    except WarrenError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        return exit_code(error)
+    sys.stdout.write(json.dumps({"names": names()}) + "\n")
+    return ExitCode.OK
+
+
 def exit_code(error: WarrenError) -> ExitCode:
     """Return the exit status that tells a supervisor whether to start the worker again."""
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), ExitCode.FAILED)
@@ -76,8 +88,9 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 if __name__ == "__main__":
-    status = main()
+    status = check() if sys.argv[1:] == ["--check"] else main()
     logging.shutdown()
+    sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: the thread of an action that was given up as unstoppable must not keep the process.
     os._exit(status)

@@ -140,6 +140,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def names() -> list[str]:
+    """Return the environment variables that are settings of a worker."""
+    return sorted(PREFIX + field.upper() for field in Settings.model_fields)
+
+
 def load_settings() -> Settings:
     """Return the settings in the environment; raises InvalidSettings, which names the variable."""
     try:
