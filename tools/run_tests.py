@@ -40,7 +40,7 @@ class Program:
     stages: frozenset[str]
 
 
-WITH_SERVERS = frozenset({"integration", "faults", "acceptance"})
+WITH_SERVERS = frozenset({"contract", "integration", "faults", "acceptance"})
 REQUIREMENTS = (
     Program("sshd", "openssh-server", WITH_SERVERS),
     Program("ssh-keygen", "openssh-client", WITH_SERVERS),
