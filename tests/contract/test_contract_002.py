@@ -184,7 +184,9 @@ def agents_and_tasks(contract: Contract) -> None:
 def dead_letters(contract: Contract) -> None:
     call = contract.admin
     before = call("GET /dead-letter/stats")["total"]
-    tasks = [call("POST /tasks/", json={"action": "nowhere", "delay_s": 3600, "title": "t"})["id"] for _ in range(4)]
+    # Of a pool that nobody serves, so that those which are retried wait.
+    form = {"action": "nowhere", "pool": "nobody", "title": "t"}
+    tasks = [call("POST /tasks/", json=form)["id"] for _ in range(4)]
     letters = [call("POST /dead-letter", json={"task_id": task, "reason": "not today"}) for task in tasks]
     assert {letter["cause"] for letter in letters} == {"manual"}
     listed = call("GET /dead-letter", query={"limit": 2, "offset": 1})
@@ -193,7 +195,7 @@ def dead_letters(contract: Contract) -> None:
     call("POST /dead-letter/{id}/retry", letters[0]["id"])
     call("DELETE /dead-letter/{id}", letters[1]["id"])
     assert call("POST /dead-letter/retry-all")["retried"] == before + 2
-    assert call("GET /dead-letter")["data"] == []
+    assert not {letter["id"] for letter in letters} & {one["id"] for one in call("GET /dead-letter")["data"]}
     for task in (tasks[0], *tasks[2:]):
         assert call("GET /tasks/{id}", task)["status"] != "dead"
         call("POST /tasks/{id}/cancel", task)
