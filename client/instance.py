@@ -125,7 +125,7 @@ class Instance:
     def _ready(self) -> bool | None:
         if self._broker:
             self._broker.check()
-        with ApiClient(self.url, timeout_s=2.0) as client:
+        with ApiClient(self.url, timeout_s=2.0, retry_for_s=0.0) as client:
             try:
                 client.get("/healthz")
             except Unreachable:

@@ -13,6 +13,8 @@ class WarrenError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    retry_after_s: float | None = None
+    """How long whoever refused asks to be left alone, if it does."""
 
     def __init__(self, message: str | None = None, *, field: str | None = None, hint: str | None = None) -> None:
         super().__init__(message or type(self).__doc__)

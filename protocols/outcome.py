@@ -5,6 +5,8 @@ from typing import Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from protocols.codec import pack, unpack
+from protocols.errors import InvalidFrame, TooLarge
 from protocols.states import Effect, FailureClass, OutcomeKind
 from protocols.values import FROZEN, Blob, Count, Flag, Id, Name, Seconds, Text
 
@@ -49,6 +51,30 @@ class Outcome:
     def success(cls, result: dict[str, Any], *, usage: Usage | None = None) -> "Outcome":
         """The action did what it was asked to."""
         return cls(kind=OutcomeKind.SUCCEEDED, effect=Effect.DONE, result=result, usage=usage)
+
+    @classmethod
+    def returned(cls, value: Any) -> "Outcome":
+        """A Python function returned `value`: a success, unless that cannot be stored."""
+        try:
+            # Read back as well, within the limits that every later reader has.
+            unpack(pack([[[[[[{"value": value}]]]]]], MAX_RESULT_BYTES), MAX_RESULT_BYTES)
+        except TooLarge as error:
+            code, problem = "result_too_large", error.message
+        except InvalidFrame as error:
+            code, problem = "result_not_serializable", error.message
+        else:
+            return cls.success({"value": value})
+        message = f"the function returned a {type(value).__name__} that cannot be stored: {problem}"
+        return cls.failed(FailureClass.REQUEST, code, message, effect=Effect.DONE)
+
+    @classmethod
+    def raised(cls, error: BaseException) -> "Outcome":
+        """A Python function raised `error`."""
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, SystemExit):
+            said = f"the function called sys.exit({error.code!r})"
+        text = said.encode(errors="replace").decode()
+        return cls.failed(FailureClass.EXIT, "exception", text, effect=Effect.MAYBE)
 
     @classmethod
     def failed(

@@ -16,11 +16,8 @@ from typing import Any
 import dramatiq
 from dramatiq.middleware import default_middleware
 
-from protocols.codec import pack, unpack
-from protocols.errors import InvalidFrame, TooLarge
 from protocols.lanes.seam import LaneBroker
-from protocols.outcome import MAX_RESULT_BYTES, Outcome
-from protocols.states import Effect, FailureClass
+from protocols.outcome import Outcome
 from worker.child_channel import OUTCOME, frame, receive
 
 PR_SET_PDEATHSIG = 1
@@ -70,14 +67,12 @@ def _call(job: dict[str, Any]) -> dict[str, Any]:
         value = function(*job["args"], **job["kwargs"])
         if inspect.iscoroutine(value):
             value = asyncio.run(value)
-        outcome = _success(value)
+        outcome = Outcome.returned(value)
     except Exception as error:
         traceback.print_exception(error, limit=-20)
-        text = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
-        outcome = Outcome.failed(FailureClass.EXIT, "exception", text, effect=Effect.MAYBE)
+        outcome = Outcome.raised(error)
     except SystemExit as error:
-        text = f"the function called sys.exit({error.code!r})"
-        outcome = Outcome.failed(FailureClass.EXIT, "exception", text, effect=Effect.MAYBE)
+        outcome = Outcome.raised(error)
     finally:
         signal.signal(signal.SIGTERM, previous)
         sys.stdout.flush()
@@ -87,20 +82,6 @@ def _call(job: dict[str, Any]) -> dict[str, Any]:
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
-
-
-def _success(value: Any) -> Outcome:
-    try:
-        # Read back as well, within the limits that every later reader has.
-        unpack(pack([[[[[[{"value": value}]]]]]], MAX_RESULT_BYTES), MAX_RESULT_BYTES)
-    except TooLarge as error:
-        code, problem = "result_too_large", error.message
-    except InvalidFrame as error:
-        code, problem = "result_not_serializable", error.message
-    else:
-        return Outcome.success({"value": value})
-    message = f"the function returned a {type(value).__name__} that cannot be stored: {problem}"
-    return Outcome.failed(FailureClass.REQUEST, code, message, effect=Effect.DONE)
 
 
 def _load(source: str) -> Callable[..., Any]:

@@ -1,7 +1,9 @@
 """A real HTTP server on the loopback whose answers a test writes, and which keeps what it was asked."""
 
 import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -17,6 +19,8 @@ class Answer:
     body: Any = None
     stream: str | None = None
     breaks: bool = False
+    endless: bool = False
+    """The stream is sent again and again until the client leaves."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -83,7 +87,8 @@ class ScriptedServer:
     def _handle(self, request: BaseHTTPRequestHandler) -> None:
         content = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         path = request.path.removeprefix("/api/v1")
-        body = json.loads(content) if content else None
+        carries_json = request.headers.get("Content-Type", "").startswith("application/json")
+        body = json.loads(content) if carries_json else content or None
         self.asked.append(Asked(request.command, path, dict(request.headers.items()), body))
         answers = self._script.get(path.partition("?")[0], [Answer(status=404, body={"detail": "nothing here"})])
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
@@ -98,6 +103,10 @@ class ScriptedServer:
         request.send_response(answer.status)
         for name, value in {"Content-Type": kind, **answer.headers}.items():
             request.send_header(name, value)
-        request.send_header("Content-Length", str(len(data) + (1000 if answer.breaks else 0)))
+        request.send_header("Content-Length", str(len(data) + (10**9 if answer.breaks or answer.endless else 0)))
         request.end_headers()
-        request.wfile.write(data)
+        with suppress(ConnectionError):
+            request.wfile.write(data)
+            while answer.endless:
+                time.sleep(0.02)
+                request.wfile.write(data)

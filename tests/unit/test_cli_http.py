@@ -171,8 +171,12 @@ def test_a_stream_that_never_opened_fails_at_once_and_a_refused_one_says_why() -
 def test_a_stream_is_given_up_when_it_stays_away_for_longer_than_the_patience() -> None:
     """A lost server is given up as Unavailable after the patience."""
     script = {"/s": [Answer(stream=_event("a", "1", "{}")), Answer(status=503, body=_error("unavailable"))]}
-    with ScriptedServer(script) as server, ApiClient(server.url) as client, pytest.raises(Unavailable):
-        list(itertools.islice(client.stream("/s", patience_s=0.1), 5))
+    with (
+        ScriptedServer(script) as server,
+        ApiClient(server.url, patience_s=0.1) as client,
+        pytest.raises(Unavailable),
+    ):
+        list(itertools.islice(client.stream("/s"), 5))
 
 
 def test_a_taken_port_is_named_with_one_that_is_free() -> None:
