@@ -1,0 +1,1 @@
+"""The Python library; users import it as `warren`."""
