@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from client.profile_store import Login, load_logins, resolve_config_dir
 from protocols.errors import InvalidSettings, Unauthenticated, Unreachable
 
 URL_FILE = "url"
@@ -33,26 +34,75 @@ def resolve_data_dir(given: Path | None, environ: Mapping[str, str] = os.environ
 
 
 def resolve_profile(
-    url: str | None, key_file: Path | None, data_dir: Path | None, environ: Mapping[str, str] = os.environ
+    url: str | None,
+    key_file: Path | None,
+    data_dir: Path | None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    profile: str | None = None,
 ) -> Profile:
-    """Return the control plane and key that the options, the environment or the data directory name.
+    """Return the control plane and key that the options, the environment, a login or the data directory name.
 
-    Raises Unreachable if no control plane is known, Unauthenticated if there is no key for it, InvalidSettings
-    for a URL or key that cannot be one.
+    Options win over the environment, that over the current profile, and that over a local control plane. A key
+    that belongs to a control plane, as that of a profile or the local administrator's, goes to no other.
+
+    Raises Unreachable if no control plane is known, Unauthenticated if there is no key for it, InvalidInput for
+    an unknown profile, InvalidSettings for a URL or key that cannot be one.
     """
     directory = resolve_data_dir(data_dir, environ)
-    named = url or environ.get("WARREN_URL")
+    login = _login(profile, environ)
     local = recorded_url(directory)
-    address = check_url(named or local or "", directory)
-    key = _named_key(key_file, environ)
+    address = check_url(_address(url, profile, data_dir, environ, login, local), directory)
+    key = _read_key(key_file) if key_file else None
+    if key is None and profile is None:
+        key = environ.get("WARREN_API_KEY") or None
+    if key is None and login and _same_origin(address, login.url):
+        key = login.key
     if key is None and _same_origin(address, local):
-        # The local administrator's key belongs to the local control plane; it goes nowhere else.
         key = _read_optional(directory / ADMIN_KEY_FILE)
     if key is None:
         raise Unauthenticated(
-            f"there is no API key for {address}", hint="set WARREN_API_KEY, or name a file with --key-file"
+            f"there is no API key for {address}",
+            hint="log in with `warren login`, set WARREN_API_KEY, or name a file with --key-file",
         )
     return Profile(url=address, key=check_key(key))
+
+
+def resolve_url(
+    url: str | None, data_dir: Path | None, environ: Mapping[str, str] = os.environ, *, profile: str | None = None
+) -> str:
+    """Return the control plane's URL alone, where no key is needed; raises as `resolve_profile` does."""
+    directory = resolve_data_dir(data_dir, environ)
+    login = _login(profile, environ)
+    return check_url(_address(url, profile, data_dir, environ, login, recorded_url(directory)), directory)
+
+
+def _login(profile: str | None, environ: Mapping[str, str]) -> Login | None:
+    """Return the profile that was named, else the current one."""
+    logins = load_logins(resolve_config_dir(environ))
+    name = profile or environ.get("WARREN_PROFILE") or logins.current
+    return logins.find(name) if name else None
+
+
+def _address(
+    url: str | None,
+    profile: str | None,
+    data_dir: Path | None,
+    environ: Mapping[str, str],
+    login: Login | None,
+    local: str | None,
+) -> str:
+    """Return the URL that counts, empty if none is known."""
+    saved = login.url if login else None
+    if data_dir and not (url or profile):
+        # Who names a data directory does not mean some other control plane that is the current profile.
+        return local or environ.get("WARREN_URL") or ""
+    named = url or (profile and saved) or environ.get("WARREN_URL") or (environ.get("WARREN_PROFILE") and saved)
+    if named:
+        return named
+    if environ.get("WARREN_DATA_DIR"):
+        return local or ""
+    return saved or local or ""
 
 
 def recorded_url(directory: Path) -> str | None:
@@ -64,8 +114,8 @@ def check_url(url: str, directory: Path) -> str:
     """Return `url` without a trailing slash; raises Unreachable if it is empty, InvalidSettings if it is none."""
     if not url:
         raise Unreachable(
-            f"no control plane is known: there is no --url, no WARREN_URL, and none has run in {directory}",
-            hint="start one with `warren up`, or name one with --url",
+            f"no control plane is known: there is no --url, no WARREN_URL, no login, and none has run in {directory}",
+            hint="start one with `warren up`, or log in to one with `warren login`",
         )
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -82,9 +132,7 @@ def check_key(key: str) -> str:
     return key
 
 
-def _named_key(key_file: Path | None, environ: Mapping[str, str]) -> str | None:
-    if key_file is None:
-        return environ.get("WARREN_API_KEY") or None
+def _read_key(key_file: Path) -> str:
     try:
         return key_file.expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
