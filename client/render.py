@@ -1,4 +1,4 @@
-"""What the command prints: tables and records for people, JSON for programs."""
+"""What the command prints: tables, records and trees for people, JSON and YAML for programs."""
 
 import json
 import re
@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from client.documents import to_json, to_yaml
+
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, RenderableType
 
 Json = Mapping[str, Any]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -26,6 +27,9 @@ _STYLES = {
     "scheduled": "yellow",
     "suspect": "yellow",
     "draining": "yellow",
+    "paused": "yellow",
+    "busy": "cyan",
+    "idle": "green",
     "dead": "red",
     "lost": "red",
     "rejected": "red",
@@ -45,6 +49,7 @@ class Output(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
 class Fit(StrEnum):
@@ -77,16 +82,21 @@ def age(name: str, heading: str, fit: Fit = Fit.WHOLE) -> Column:
 
 
 class Printer:
-    """Prints data to stdout in one of the two forms, and remarks to stderr."""
+    """Prints data to stdout in one of the three forms, and remarks to stderr."""
 
     def __init__(self, output: Output = Output.TABLE) -> None:
-        self.output = output
+        self._output = output
+
+    @property
+    def for_programs(self) -> bool:
+        """Whether a program will read what is printed."""
+        return self._output is not Output.TABLE
 
     def rows(self, items: Iterable[Json], columns: Sequence[Column], *, empty: str) -> None:
         """Print a list; `empty` is the remark that stands in for a table without rows."""
         found = list(items)
-        if self.output is Output.JSON:
-            self._json(found)
+        if self.for_programs:
+            self.data(found)
         elif not found:
             self.remark(empty)
         else:
@@ -94,8 +104,8 @@ class Printer:
 
     def record(self, item: Json) -> None:
         """Print one thing with all its fields that have a value."""
-        if self.output is Output.JSON:
-            self._json(item)
+        if self.for_programs:
+            self.data(item)
             return
         from rich.table import Table
 
@@ -107,10 +117,25 @@ class Printer:
                 table.add_row(name.replace("_", " "), _styled(value))
         _print(table)
 
+    def tree(self, root: Json, label: Callable[[Json], Sequence[object]]) -> None:
+        """Print what hangs together by `children`; `label` tells the parts of one thing's line."""
+        if self.for_programs:
+            self.data(root)
+            return
+        from rich.tree import Tree
+
+        top = Tree(_line(label(root)), guide_style="dim")
+        left = [(top, child) for child in root.get("children") or []]
+        while left:
+            branch, item = left.pop(0)
+            grown = branch.add(_line(label(item)))
+            left += [(grown, child) for child in item.get("children") or []]
+        _print(top)
+
     def done(self, sentence: str, item: Any) -> None:
         """Say that something was done; programs get the thing itself."""
-        if self.output is Output.JSON:
-            self._json(item)
+        if self.for_programs:
+            self.data(item)
         else:
             print(printable(sentence))
 
@@ -118,8 +143,16 @@ class Printer:
         """Say something that is no data."""
         print(printable(text), file=sys.stderr)
 
-    def _json(self, value: Any) -> None:
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+    def item(self, value: Any) -> None:
+        """Print one of many values that come one after the other: JSON on a line, or a document of YAML."""
+        print(
+            f"---\n{to_yaml(value)}" if self._output is Output.YAML else json.dumps(value, ensure_ascii=False),
+            flush=True,
+        )
+
+    def data(self, value: Any) -> None:
+        """Print a value as a program reads it: as YAML if that was asked for, else as JSON."""
+        print(to_yaml(value) if self._output is Output.YAML else to_json(value))
 
     def _table(self, rows: Sequence[Json], columns: Sequence[Column]) -> None:
         from rich.table import Table
@@ -159,13 +192,13 @@ def console(*, stderr: bool = False) -> "Console":
     )
 
 
-def _print(table: "Table") -> None:
+def _print(shown: "RenderableType") -> None:
     target = console()
     if target.is_terminal:
-        target.print(table)
+        target.print(shown)
         return
     with target.capture() as captured:
-        target.print(table)
+        target.print(shown)
     # The padding of the last column would be thousands of spaces here.
     print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")
 
@@ -206,6 +239,12 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return printable(json.dumps(value, ensure_ascii=False))
     return printable(str(value))
+
+
+def _line(parts: Sequence[object]) -> Any:
+    from rich.text import Text
+
+    return Text("  ").join(_styled(part, flat=True) for part in parts if part)
 
 
 def _styled(value: object, *, flat: bool = False) -> Any:

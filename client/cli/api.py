@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from client.cli.commands import alone
 from client.cli.options import ApiOptions, expanded
 from protocols.errors import InvalidInput
 
@@ -20,7 +21,10 @@ def call(
         str | None, typer.Option("--data", "-d", help="The body as JSON; @FILE for a file's, - for stdin's.")
     ] = None,
 ) -> None:
-    """Send a request to the API and print the answer."""
+    """Send a request to the API and print the answer.
+
+    For what has no verb of its own. The answer is printed as JSON unless YAML is asked for.
+    """
     body = None if data is None else _body(data)
     from client.http import BASE_PATH
 
@@ -29,7 +33,7 @@ def call(
     if not answer.content:
         return
     if answer.headers.get("content-type", "").startswith("application/json"):
-        typer.echo(json.dumps(answer.json(), indent=2, ensure_ascii=False))
+        api.printer.data(answer.json())
     else:
         sys.stdout.buffer.write(answer.content)
 
@@ -45,3 +49,6 @@ def _body(data: str) -> Any:
         raise InvalidInput(f"{data[1:]} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InvalidInput(f"--data is no JSON: {error}") from error
+
+
+app = alone(call, "warren api GET '/tasks?state=dead&limit=5'\nwarren api POST /tasks --data @task.json")

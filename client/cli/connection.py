@@ -1,71 +1,140 @@
 """`warren connection`: hosts that SSH tasks run on."""
 
-from typing import Annotated
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 
-from client.cli.options import ApiOptions, confirm, expanded
+from client.cli.commands import group
+from client.cli.errors import TaskEnded
+from client.cli.noun import Noun
+from client.cli.options import ApiOptions, given
 from client.render import Fit, field
+from protocols.names import ExitCode
 
-app = typer.Typer(help="SSH connections: hosts that commands run on.", no_args_is_help=True)
-
-
-@app.command("add")
-@expanded
-def add(
-    api: ApiOptions,
-    name: Annotated[str, typer.Argument(help="A new name: lower case letters, digits, hyphens.")],
-    hostname: Annotated[str, typer.Argument(help="Host name or address.")],
-    user: Annotated[str, typer.Option("--user", "-u", help="Whom to log in as.")],
-    secret: Annotated[str, typer.Option(help="The secret that holds the private key or password.")],
-    host_key: Annotated[
-        list[str],
-        typer.Option(help="The host's key fingerprint, `SHA256:…`; `ssh-keyscan HOST | ssh-keygen -lf -` prints it."),
-    ],
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 22,
-    auth: Annotated[str, typer.Option(help="What the secret is: key or password.")] = "key",
-) -> None:
-    """Add a host."""
-    form = {
-        "name": name,
-        "hostname": hostname,
-        "port": port,
-        "username": user,
-        "auth_method": auth,
-        "secret": secret,
-        "host_keys": host_key,
-    }
-    with api.connect() as client:
-        added = client.post("/ssh-connections", form)
-    api.printer.done(f"connection {name} added", added)
+ANSWER_S = 20.0
+"""How long the control plane may hold back the answer to a command that is still running."""
 
 
-@app.command("list")
-@expanded
-def list_(api: ApiOptions) -> None:
-    """List hosts."""
-    with api.connect() as client:
-        rows = list(client.rows("/ssh-connections"))
-    columns = [
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What can be said about a host at any time."""
+
+    username: Annotated[str | None, typer.Option("--user", "--username", "-u", help="Whom to log in as.")] = None
+    secret: Annotated[str | None, typer.Option(help="The secret that holds the private key or password.")] = None
+    host_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host-key",
+            help="The host's key fingerprint, `SHA256:…`; `ssh-keyscan HOST | ssh-keygen -lf -` prints it.",
+        ),
+    ] = None
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="22, if nothing is said.")] = None
+    auth_method: Annotated[
+        str | None, typer.Option("--auth", help="What the secret is: key or password; key, if nothing is said.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form(Common):
+    """A new host."""
+
+    hostname: Annotated[str | None, typer.Argument(help="Host name or address.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes(Common):
+    """What can be changed."""
+
+    hostname: Annotated[str | None, typer.Option(help="Host name or address.")] = None
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Which worker logs in, and how long it may take."""
+
+    timeout_s: Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds that it may take.")] = None
+    pool: Annotated[str | None, typer.Option(help="The pool of workers that may do it.")] = None
+    worker: Annotated[str | None, typer.Option(help="The one worker that may do it.")] = None
+
+
+app = group("connection", "warren connection create web-1 192.0.2.10 -u deploy --secret deploy-key --host-key SHA256:…")
+connection = Noun(
+    app=app,
+    name="connection",
+    path="/ssh-connections",
+    columns=[
         field("name"),
         field("hostname", fit=Fit.CUT),
         field("port"),
         field("username", "user"),
         field("auth_method", "auth"),
         field("secret"),
-    ]
-    api.printer.rows(rows, columns, empty="no connection yet: `warren connection add --help`")
+    ],
+    empty="no connection yet: `warren connection create --help`",
+    sample="web-1",
+)
+connection.lists()
+connection.shows()
+connection.creates(
+    Form,
+    "192.0.2.10 -u deploy --secret deploy-key --host-key SHA256:…",
+    required=["hostname", "username", "secret", "host_keys"],
+)
+connection.updates(Changes, "--port 2222")
+connection.deletes("Unfinished tasks that use it keep it from being deleted.")
 
 
-@app.command("rm")
-@expanded
-def remove(
+@connection.verb("test")
+def test(api: ApiOptions, reference: str, where: Where) -> None:
+    """Let a worker log in; exits 3 if it cannot."""
+    patience = (where.timeout_s or 30.0) + 30.0
+    with api.connect(timeout_s=patience) as client:
+        answer = client.post(connection.at(reference, "test"), given(where))
+    if answer["ok"]:
+        api.printer.done(f"connection {reference} works ({answer['duration_ms']} ms)", answer)
+        return
+    if api.printer.for_programs:
+        api.printer.record(answer)
+    raise TaskEnded(f"connection {reference} does not work: {_reason(answer)}", ExitCode.TASK_DEAD)
+
+
+@connection.verb("execute", "-- uptime")
+def execute(
     api: ApiOptions,
-    name: Annotated[str, typer.Argument(help="Name or id.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    reference: str,
+    command: Annotated[list[str], typer.Argument(help="After --: the command, as words, or as one quoted shell line.")],
+    where: Where,
 ) -> None:
-    """Remove a host."""
-    confirm(f"Remove connection {name}?", yes=yes)
-    with api.connect() as client:
-        client.delete(f"/ssh-connections/{name}")
-    api.printer.done(f"connection {name} removed", {"removed": name})
+    """Run a command and print what it prints; exits 3 if it fails, as `task submit ssh --wait` does."""
+    from client.cli.watch import raise_unless_succeeded, watch
+
+    form = {"command": command_line(command), "wait_s": ANSWER_S, **given(where)}
+    with api.connect(timeout_s=ANSWER_S + 30.0) as client:
+        answer = client.post(connection.at(reference, "execute"), form)
+        task = answer["task"]
+        if answer.get("exit_status") is None and task["finished_at"] is None:
+            watch(client, api.printer, str(task["id"]))
+            return
+    if api.printer.for_programs:
+        api.printer.record(answer)
+    else:
+        sys.stdout.write(answer["stdout"] or "")
+        sys.stdout.flush()
+        sys.stderr.write(answer["stderr"] or "")
+    raise_unless_succeeded(task)
+
+
+def command_line(words: list[str]) -> str:
+    """Return the line for the remote shell: as with ssh itself, one word is that line, several are its arguments."""
+    return words[0] if len(words) == 1 else shlex.join(words)
+
+
+def _reason(answer: dict[str, Any]) -> str:
+    error = answer.get("error")
+    if isinstance(error, dict):
+        return str(error.get("message") or error.get("code"))
+    return str(error or answer.get("state"))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from client.cli import api, connection, dead_letter, provider, secret, serve, task, up, worker
+from client.cli.commands import COMPLETE, Commands, epilog
 from client.cli.errors import exit_code, explain
 from client.render import printable
 from protocols.errors import WarrenError
@@ -19,20 +19,13 @@ STDOUT = 1
 
 app = typer.Typer(
     name="warren",
+    cls=Commands,
     help="Runs LLM calls and SSH commands on a fleet of approved worker machines.",
+    epilog=epilog("warren up\nwarren task submit llm -p openai -m gpt-5-mini --wait 'Why do rabbits dig?'"),
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
 )
-app.command("up")(up.up)
-app.command("serve")(serve.serve)
-app.add_typer(task.app, name="task")
-app.add_typer(dead_letter.app, name="dead-letter")
-app.add_typer(worker.app, name="worker")
-app.add_typer(provider.app, name="provider")
-app.add_typer(connection.app, name="connection")
-app.add_typer(secret.app, name="secret")
-app.command("api")(api.call)
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+    if COMPLETE in os.environ:
+        return _complete()
     try:
         status = app(arguments, prog_name="warren", standalone_mode=False)
         sys.stdout.flush()
@@ -78,6 +73,19 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         return _defect(error)
     return status if isinstance(status, int) else ExitCode.OK
+
+
+def _complete() -> int:
+    from typer._completion_classes import completion_init  # what `add_completion` does, without its two options
+
+    completion_init()
+    try:
+        app([], prog_name="warren")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except Exception:
+        return ExitCode.FAILED  # in the middle of a command line nobody wants to hear about it
+    return ExitCode.OK
 
 
 def _misused(error: typer.TyperException) -> int:

@@ -1,50 +1,43 @@
 """`warren provider`: where LLM calls go."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from client.cli.options import ApiOptions, confirm, expanded
+from client.cli.commands import group
+from client.cli.noun import Noun
 from client.render import Fit, field
 
-app = typer.Typer(help="LLM providers: where calls go, and with which secret.", no_args_is_help=True)
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What can be said about a provider."""
+
+    base_url: Annotated[str | None, typer.Option(help="Its API's base, such as https://api.openai.com/v1.")] = None
+    kind: Annotated[str | None, typer.Option(help="The protocol it speaks; openai, if nothing is said.")] = None
+    secret: Annotated[str | None, typer.Option(help="The secret that holds its API key.")] = None
+    models: Annotated[list[str] | None, typer.Option("--model", help="A model that it has; repeat it for more.")] = None
 
 
-@app.command("add")
-@expanded
-def add(
-    api: ApiOptions,
-    name: Annotated[str, typer.Argument(help="A new name: lower case letters, digits, hyphens.")],
-    base_url: Annotated[str, typer.Option(help="Its API's base, such as https://api.openai.com/v1.")],
-    kind: Annotated[str, typer.Option(help="The protocol it speaks.")] = "openai",
-    secret: Annotated[str | None, typer.Option(help="The secret that holds its API key.")] = None,
-) -> None:
-    """Add a provider."""
-    form = {"name": name, "kind": kind, "base_url": base_url, "secret": secret}
-    with api.connect() as client:
-        added = client.post("/providers", form)
-    api.printer.done(f"provider {name} added", added)
+@dataclass(frozen=True, kw_only=True)
+class Changes(Form):
+    """What can be changed."""
+
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None
 
 
-@app.command("list")
-@expanded
-def list_(api: ApiOptions) -> None:
-    """List providers."""
-    with api.connect() as client:
-        rows = list(client.rows("/providers"))
-    columns = [field("name"), field("kind"), field("base_url", fit=Fit.CUT), field("secret")]
-    api.printer.rows(rows, columns, empty="no provider yet: `warren provider add --help`")
-
-
-@app.command("rm")
-@expanded
-def remove(
-    api: ApiOptions,
-    name: Annotated[str, typer.Argument(help="Name or id.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
-    """Remove a provider."""
-    confirm(f"Remove provider {name}?", yes=yes)
-    with api.connect() as client:
-        client.delete(f"/providers/{name}")
-    api.printer.done(f"provider {name} removed", {"removed": name})
+app = group("provider", "warren provider create openai --base-url https://api.openai.com/v1 --secret openai-key")
+provider = Noun(
+    app=app,
+    name="provider",
+    path="/providers",
+    columns=[field("name"), field("kind"), field("base_url", fit=Fit.CUT), field("secret")],
+    empty="no provider yet: `warren provider create --help`",
+    sample="openai",
+)
+provider.lists()
+provider.shows()
+provider.creates(Form, "--base-url https://api.openai.com/v1 --secret openai-key", required=["base_url"])
+provider.updates(Changes, "--secret newer-key")
+provider.deletes("Unfinished tasks that use it keep it from being deleted.")

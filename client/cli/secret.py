@@ -1,73 +1,106 @@
 """`warren secret`: API keys, private keys and passwords, encrypted in the control plane."""
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from client.cli.options import ApiOptions, confirm, expanded
+from client.cli.commands import group
+from client.cli.hidden import read_hidden
+from client.cli.noun import NewName, Noun, verb
+from client.cli.options import ApiOptions, given
 from client.render import age, field
-from protocols.errors import InvalidInput
 
-app = typer.Typer(help="Secrets: API keys, private keys, passwords.", no_args_is_help=True)
+FromFile = Annotated[
+    Path | None, typer.Option(help="Read the value from this file; - for stdin. Otherwise it is asked for.")
+]
 
 
-@app.command("add")
-@expanded
-def add(
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What can be said about a secret, besides its value."""
+
+    category: Annotated[str | None, typer.Option(help="A word to sort by.")] = None
+    expires_at: Annotated[str | None, typer.Option(help="When it stops being valid, such as 2030-01-31T00:00:00Z.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes(Form):
+    """What can be changed."""
+
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None
+
+
+app = group("secret", "warren secret create openai-key --from-file openai.key")
+secret = Noun(
+    app=app,
+    name="secret",
+    path="/secrets",
+    columns=[
+        field("name"),
+        field("category"),
+        field("version"),
+        age("updated_at", "changed"),
+        field("expires_at", "expires"),
+    ],
+    empty="no secret yet: `warren secret create --help`",
+    sample="openai-key",
+    many="secrets, without their values",
+)
+secret.lists()
+secret.shows()
+
+
+@verb(app, "create", "warren secret create openai-key --from-file openai.key", also=("add",))
+def create(
     api: ApiOptions,
-    name: Annotated[str, typer.Argument(help="A new name: lower case letters, digits, hyphens.")],
-    from_file: Annotated[
-        Path | None, typer.Option(help="Read the value from this file; - for stdin. Otherwise it is asked for.")
-    ] = None,
-    category: Annotated[str | None, typer.Option(help="A word to sort by.")] = None,
+    name: NewName,
+    form: Form,
+    from_file: FromFile = None,
     replace: Annotated[bool, typer.Option("--replace", help="Give an existing secret this value.")] = False,
 ) -> None:
-    """Add a secret. Its value is never taken from the command line, where other users could see it."""
-    form = {"name": name, "value": read_value(from_file), "category": category}
+    """Create a secret. Its value is never taken from the command line, where other users could see it."""
+    fields = {"name": name, "value": read_hidden(from_file, "Value"), **given(form)}
     with api.connect() as client:
-        stored = client.put(f"/secrets/{name}", form) if replace else client.post("/secrets", form)
-    api.printer.done(f"secret {name} {'replaced' if replace else 'added'}", stored)
+        stored = client.put(secret.at(name), fields) if replace else client.post("/secrets", fields)
+    api.printer.done(f"secret {name} {'replaced' if replace else 'created'}", stored)
 
 
-@app.command("list")
-@expanded
-def list_(api: ApiOptions) -> None:
-    """List secrets, without their values."""
+secret.updates(Changes, "--expires-at 2030-01-31T00:00:00Z")
+
+
+@secret.verb("rotate", "--from-file new.key")
+def rotate(api: ApiOptions, reference: str, from_file: FromFile = None) -> None:
+    """Give it a new value, as its next version; what starts from now on gets that."""
+    value = read_hidden(from_file, "New value")
     with api.connect() as client:
-        rows = list(client.rows("/secrets"))
-    columns = [field("name"), field("category"), field("version"), age("updated_at", "changed")]
-    api.printer.rows(rows, columns, empty="no secret yet: `warren secret add --help`")
+        rotated = client.post(secret.at(reference, "rotate"), {"value": value})
+    api.printer.done(f"secret {reference} is at version {rotated['version']}", rotated)
 
 
-@app.command("rm")
-@expanded
-def remove(
-    api: ApiOptions,
-    name: Annotated[str, typer.Argument(help="Name or id.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+@verb(app, "expiring", "warren secret expiring --days 7")
+def expiring(
+    api: ApiOptions, days: Annotated[int, typer.Option(min=0, max=3650, help="Within so many days.")] = 30
 ) -> None:
-    """Remove a secret."""
-    confirm(f"Remove secret {name}?", yes=yes)
+    """List secrets that expire soon, and those that have."""
     with api.connect() as client:
-        client.delete(f"/secrets/{name}")
-    api.printer.done(f"secret {name} removed", {"removed": name})
+        rows = list(client.rows("/secrets/expiring", {"days": days}))
+    columns = [field("name"), field("category"), field("expires_at", "expires"), field("version")]
+    api.printer.rows(rows, columns, empty=f"no secret expires within {days} days")
 
 
-def read_value(source: Path | None) -> str:
-    """Return a secret's value from a file, stdin or a hidden prompt; raises InvalidInput if there is none."""
-    if source is None and sys.stdin.isatty():
-        value = str(typer.prompt("Value", hide_input=True, err=True))
-    elif source is None or str(source) == "-":
-        value = sys.stdin.read()
+@secret.verb("reveal")
+def reveal(api: ApiOptions, reference: str) -> None:
+    """Print its value. The audit log says so, and only a control plane that was started to allow it does."""
+    with api.connect() as client:
+        revealed = client.get(secret.at(reference), {"reveal": "true"})
+    if api.printer.for_programs:
+        api.printer.record(revealed)
     else:
-        try:
-            value = source.expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"{source} cannot be read as text: {error}") from error
-    # A private key needs its last newline; an API key or password never has one.
-    value = value if "\n" in value.strip() else value.strip()
-    if not value:
-        raise InvalidInput("the secret's value is empty", hint="name a file with --from-file, or pipe it in")
-    return value
+        print(revealed["value"])
+
+
+secret.deletes("Providers and connections that use it keep it from being deleted.")

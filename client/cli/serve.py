@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from client.cli.commands import alone
 from protocols.errors import InvalidInput
 
 DEFAULT_PORT = 8000
@@ -31,3 +32,6 @@ def serve(
     if (tls_cert is None) != (tls_key is None):
         raise InvalidInput("--tls-cert and --tls-key go together: give both or none")
     become("broker", broker_environ(resolve_data_dir(data_dir), host, port, tls_cert, tls_key))
+
+
+app = alone(serve, "warren serve --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem")

@@ -1,58 +1,69 @@
 """`warren task submit`: one task by its kind, or many from a file."""
 
-import dataclasses
 import json
-import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli.options import ApiOptions, expanded
-from client.render import Output
+from client.cli.commands import Group, epilog
+from client.cli.complete import names
+from client.cli.connection import command_line
+from client.cli.noun import verb
+from client.cli.options import ApiOptions, PriorityName, expanded, given
 from protocols.errors import InvalidInput
 from protocols.names import BuiltinAction
+from protocols.states import Delivery
 
-app = typer.Typer(help="Submit a task, or many from a file.")
+if TYPE_CHECKING:
+    from client.http import ApiClient
+
+EXAMPLES = """\
+warren task submit llm -p openai -m gpt-5-mini --wait 'Why do rabbits dig?'
+warren task submit ssh web-1 --wait -- uptime
+warren task submit python resize --arg '"a.png"' --input '{"width": 80}'
+warren task submit --file tasks.yaml"""
+app = typer.Typer(cls=Group, rich_markup_mode=None, add_completion=False)
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Print its output as it arises, and exit as `warren task watch` does.")
+]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskOptions:
     """What can be said about a task of any kind."""
 
-    priority: Annotated[str | None, typer.Option(help="low, normal, high or critical.")] = None
+    priority: Annotated[PriorityName | None, typer.Option(help="How soon, against others of its queue.")] = None
+    delivery: Annotated[
+        Delivery | None, typer.Option(help="What to do when its worker is lost: perhaps again, or never again.")
+    ] = None
     max_attempts: Annotated[int | None, typer.Option(min=1, max=100, help="How often it may fail.")] = None
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that one attempt may take.")] = None
-    delay: Annotated[float | None, typer.Option(min=0, help="Seconds to wait before the first attempt.")] = None
+    timeout_s: Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds that one attempt may take.")] = (
+        None
+    )
+    delay_s: Annotated[
+        float | None, typer.Option("--delay", min=0, help="Seconds to wait before the first attempt.")
+    ] = None
+    deadline: Annotated[str | None, typer.Option(help="When it is too late, such as 2030-01-31T12:00:00Z.")] = None
     pool: Annotated[str | None, typer.Option(help="The pool of workers that may run it.")] = None
-    worker: Annotated[str | None, typer.Option(help="The one worker that may run it.")] = None
+    worker: Annotated[
+        str | None, typer.Option(help="The one worker that may run it.", autocompletion=names("/workers"))
+    ] = None
     title: Annotated[str | None, typer.Option(help="A few words for people.")] = None
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Print its output as it arises; exit 3 if it dies, 4 if cancelled.")
-    ] = False
-
-    def form(self) -> dict[str, Any]:
-        """Return the task form's fields for what was given."""
-        fields = {
-            "priority": self.priority,
-            "max_attempts": self.max_attempts,
-            "timeout_s": self.timeout,
-            "delay_s": self.delay,
-            "pool": self.pool,
-            "worker": self.worker,
-            "title": self.title,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, epilog=epilog(EXAMPLES))
 @expanded
 def submit(
     context: typer.Context,
     api: ApiOptions,
     file: Annotated[
-        str | None, typer.Option("--file", "-f", help="Task forms, as JSON or one JSON object a line; - for stdin.")
+        str | None,
+        typer.Option(
+            "--file", "-f", help="Task forms as JSON, YAML or one JSON object a line, by its suffix; - for stdin."
+        ),
     ] = None,
 ) -> None:
     """Submit a task, or many from a file."""
@@ -64,57 +75,85 @@ def submit(
         raise InvalidInput("--file and a kind of task exclude each other")
 
 
-@app.command("llm")
-@expanded
+@verb(app, "llm", "warren task submit llm -p openai -m gpt-5-mini --wait 'Why do rabbits dig?'")
 def llm(
     api: ApiOptions,
     task: TaskOptions,
     text: Annotated[str, typer.Argument(help="What to say to the model; - for stdin.")],
-    provider: Annotated[str, typer.Option("--provider", "-p", help="The provider's name.")],
+    provider: Annotated[
+        str, typer.Option("--provider", "-p", help="The provider's name.", autocompletion=names("/providers"))
+    ],
     model: Annotated[str, typer.Option("--model", "-m", help="The provider's name for the model.")],
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="At most this many tokens of answer.")] = None,
+    wait: Wait = False,
 ) -> None:
     """Ask a model."""
-    said = {"prompt": sys.stdin.read() if text == "-" else text, "system": system, "max_tokens": max_tokens}
+    said = {"prompt": _text(text), "system": system, "max_tokens": max_tokens}
     chat = {"model": model} | {name: value for name, value in said.items() if value is not None}
-    _submit(api, task, {"action": BuiltinAction.LLM_CHAT, "provider": provider, "input": chat})
+    _submit(api, task, {"action": BuiltinAction.LLM_CHAT, "provider": provider, "input": chat}, wait=wait)
 
 
-@app.command("ssh")
-@expanded
+@verb(app, "ssh", "warren task submit ssh web-1 --wait -- uptime")
 def ssh(
     api: ApiOptions,
     task: TaskOptions,
-    connection: Annotated[str, typer.Argument(help="The connection's name.")],
+    connection: Annotated[str, typer.Argument(help="The connection's name.", autocompletion=names("/ssh-connections"))],
     command: Annotated[list[str], typer.Argument(help="After --: the command, as words, or as one quoted shell line.")],
+    wait: Wait = False,
 ) -> None:
     """Run a command on a host."""
-    # As with ssh itself, one word is a line for the remote shell; several are exactly these arguments.
-    line = command[0] if len(command) == 1 else shlex.join(command)
-    _submit(api, task, {"action": BuiltinAction.SSH_EXEC, "connection": connection, "input": {"command": line}})
+    form = {"action": BuiltinAction.SSH_EXEC, "connection": connection, "input": {"command": command_line(command)}}
+    _submit(api, task, form, wait=wait)
 
 
-@app.command("python")
-@expanded
+@verb(app, "python", "warren task submit python resize --arg '\"a.png\"' --input '{\"width\": 80}'")
 def python(
     api: ApiOptions,
     task: TaskOptions,
     action: Annotated[str, typer.Argument(help="The name of a function that workers have installed.")],
     arg: Annotated[list[str] | None, typer.Option(help="An argument as JSON; repeat it for more.")] = None,
     input_: Annotated[str | None, typer.Option("--input", help="Keyword arguments as a JSON object.")] = None,
+    wait: Wait = False,
 ) -> None:
     """Call a Python function."""
     keywords = _json(input_, "--input") if input_ else {}
     if not isinstance(keywords, dict):
         raise InvalidInput("--input must be a JSON object", hint="""such as --input '{"name": "value"}'""")
-    _submit(api, task, {"action": action, "args": [_json(text, "--arg") for text in arg or []], "input": keywords})
+    form = {"action": action, "args": [_json(text, "--arg") for text in arg or []], "input": keywords}
+    _submit(api, task, form, wait=wait)
 
 
-def _submit(api: ApiOptions, options: TaskOptions, form: dict[str, Any]) -> None:
+@verb(app, "agent", "warren task submit agent writer --wait 'Write a haiku about queues.'")
+def agent(
+    api: ApiOptions,
+    task: TaskOptions,
+    agent: Annotated[str, typer.Argument(help="The agent's name.", autocompletion=names("/agents"))],
+    instructions: Annotated[str, typer.Argument(help="What it shall do; - for stdin.")],
+    tool: Annotated[
+        list[str] | None, typer.Option(help="A tool that it needs and must be allowed; repeat it for more.")
+    ] = None,
+    wait: Wait = False,
+) -> None:
+    """Give work to an agent."""
+    form: dict[str, Any] = {"agent_id": agent, "instructions": _text(instructions)}
+    _submit(api, task, form | ({"required_tools": tool} if tool else {}), wait=wait)
+
+
+def follow_or_tell(api: ApiOptions, client: "ApiClient", task: dict[str, Any], *, wait: bool) -> None:
+    """Follow a task that lives again to its end, or say that it does."""
+    if wait:
+        from client.cli.watch import watch
+
+        watch(client, api.printer, str(task["id"]))
+    else:
+        api.printer.done(f"task {task['id']} is {task['state']} again", task)
+
+
+def _submit(api: ApiOptions, options: TaskOptions, form: dict[str, Any], *, wait: bool) -> None:
     with api.connect() as client:
-        task = client.create("/tasks", {**form, **options.form()})
-        if options.wait:
+        task = client.create("/tasks", {**form, **given(options)})
+        if wait:
             from client.cli.watch import watch
 
             watch(client, api.printer, str(task["id"]))
@@ -127,10 +166,11 @@ def _submit_file(api: ApiOptions, name: str) -> None:
 
     with api.connect() as client:
         ids = submit_all(client, read_forms(None if name == "-" else Path(name)))
-    if api.output is Output.JSON:
-        api.printer.rows([{"id": task_id} for task_id in ids], [], empty="")
-    else:
-        api.printer.done(f"{len(ids):,} tasks submitted", None)
+    api.printer.done(f"{len(ids):,} tasks submitted", [{"id": task_id} for task_id in ids])
+
+
+def _text(argument: str) -> str:
+    return sys.stdin.read() if argument == "-" else argument
 
 
 def _json(text: str, option: str) -> Any:

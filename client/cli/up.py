@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from client.cli.commands import alone
 from client.cli.serve import DEFAULT_PORT, DataDir, Host, Port
 from protocols.names import ExitCode
 
@@ -133,3 +134,6 @@ def _terminable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+app = alone(up, "warren up\nwarren up --workers 3 --no-tour")

@@ -4,26 +4,49 @@ import json
 import sys
 
 from client.cli.errors import TaskEnded
+from client.documents import to_json
 from client.follow import Piece, follow
 from client.http import ApiClient, Json
-from client.render import Output, Printer
+from client.render import Printer
 from protocols.names import ExitCode
-from protocols.states import TaskState
+from protocols.states import FINISHED_STATES, TaskState
 
 
 def watch(client: ApiClient, printer: Printer, task_id: str) -> None:
     """Pass the task's output on as it arises; raises TaskEnded if the task does not succeed.
 
-    With JSON the output is left out and the finished task printed.
+    For programs the output is left out and the finished task printed.
     """
-    if printer.output is Output.JSON:
+    if printer.for_programs:
         task = follow(client, task_id, lambda piece: None)
         printer.record(task)
     else:
         relay = _Relay(printer)
         task = follow(client, task_id, relay)
         relay.finish(task)
-    _raise_unless_succeeded(task)
+    raise_unless_succeeded(task)
+
+
+def watch_events(client: ApiClient, printer: Printer, task_path: str) -> None:
+    """Print the events of a task as they happen, until it has finished."""
+    path = f"{task_path}/events"
+    last = 0
+    for sent in client.stream(path):
+        event = json.loads(sent.data)
+        last = event["id"]
+        _print_event(printer, event)
+        # It may have finished once before, and live again.
+        if event["type"].removeprefix("task.") in FINISHED_STATES and client.get(task_path)["state"] in FINISHED_STATES:
+            break
+    for event in client.rows(path, {"after": last}):
+        _print_event(printer, event)
+
+
+def _print_event(printer: Printer, event: Json) -> None:
+    if printer.for_programs:
+        printer.item(event)
+    else:
+        printer.done(f"{event['at']}  {event['type']}  {json.dumps(event['data'], ensure_ascii=False)}", event)
 
 
 class _Relay:
@@ -47,12 +70,13 @@ class _Relay:
     def finish(self, task: Json) -> None:
         """End the last line on a terminal; print the result of a task that wrote nothing."""
         if self._attempt is None and task.get("result") is not None:
-            print(json.dumps(task["result"], indent=2, ensure_ascii=False))
+            print(to_json(task["result"]))
         elif self._last != b"\n" and sys.stdout.isatty():
             print()
 
 
-def _raise_unless_succeeded(task: Json) -> None:
+def raise_unless_succeeded(task: Json) -> None:
+    """Raise TaskEnded, with the exit status that says how, if a finished task has not succeeded."""
     state = task.get("state")
     if state == TaskState.SUCCEEDED:
         return
@@ -64,5 +88,5 @@ def _raise_unless_succeeded(task: Json) -> None:
     raise TaskEnded(
         f"task {task['id']} is dead{cause}{detail}",
         ExitCode.TASK_DEAD,
-        hint="`warren dead-letter list` shows it; mend the cause, then `warren dead-letter retry ID`",
+        hint=f"mend the cause, then give it a new life with `warren task retry {task['id']}`",
     )

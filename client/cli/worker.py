@@ -1,19 +1,64 @@
 """`warren worker`: the machines of the fleet, and this one as one of them."""
 
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli.options import ApiOptions, confirm, expanded
+from client.cli import columns
+from client.cli.commands import group
+from client.cli.noun import Noun, verb
+from client.cli.options import ApiOptions, Reason, Yes, confirm
 from client.render import Column, Fit, age, field
-from protocols.errors import InvalidInput
+from protocols.errors import InvalidInput, Unavailable
 
-app = typer.Typer(help="Workers: run one here, look at the fleet, approve.", no_args_is_help=True)
-Reference = Annotated[str, typer.Argument(help="The worker's name or id.")]
+if TYPE_CHECKING:
+    from client.http import ApiClient
+
+GLANCE_S = 1.0
 
 
-@app.command("run")
+def _percent(name: str) -> Column:
+    def text(row: Any) -> str:
+        value = (row.get("heartbeat") or {}).get(f"{name}_percent")
+        return "" if value is None else f"{value:.0f}%"
+
+    return Column(name, text, Fit.SPARE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which workers to list."""
+
+    status: Annotated[str | None, typer.Option(help="Only those with this status, such as online or pending.")] = None
+    pool: Annotated[str | None, typer.Option(help="Only those that serve this pool.")] = None
+    group: Annotated[str | None, typer.Option(help="Only those of this group.")] = None
+
+
+app = group("worker", "warren worker run\nwarren worker approve web-1")
+worker = Noun(
+    app=app,
+    name="worker",
+    path="/workers",
+    columns=[
+        field("name"),
+        field("status"),
+        field("fingerprint"),
+        field("running"),
+        field("pools", fit=Fit.SPARE),
+        _percent("cpu"),
+        _percent("memory"),
+        age("last_seen_at", "seen"),
+        field("id", fit=Fit.SPARE),
+    ],
+    empty="no worker yet: `warren worker run --help`",
+    sample="web-1",
+)
+
+
+@verb(app, "run", "warren worker run --url https://warren.example:8000 --key-file worker.key")
 def run(
     url: Annotated[
         str | None, typer.Option(envvar=["WARREN_WORKER_URL", "WARREN_URL"], help="The control plane.")
@@ -56,79 +101,107 @@ def run(
     become("worker", worker_environ(address, key, state_dir or user_state_path("warren") / "worker", name, pool or ()))
 
 
-@app.command("list")
-@expanded
-def list_(api: ApiOptions) -> None:
-    """List the fleet."""
-    with api.connect() as client:
-        rows = list(client.rows("/workers"))
-    columns = [
-        field("name"),
-        field("status"),
-        field("fingerprint"),
-        field("running"),
-        field("pools", fit=Fit.SPARE),
-        Column("cpu", lambda row: _percent(row, "cpu_percent"), Fit.SPARE),
-        Column("memory", lambda row: _percent(row, "memory_percent"), Fit.SPARE),
-        age("last_seen_at", "seen"),
-        field("id", fit=Fit.SPARE),
-    ]
-    api.printer.rows(rows, columns, empty="no worker yet: `warren worker run --help`")
+worker.lists(Filters, "--status pending")
+worker.shows()
 
 
-@app.command("show")
-@expanded
-def show(api: ApiOptions, reference: Reference) -> None:
-    """Show one worker."""
-    with api.connect() as client:
-        api.printer.record(client.get(f"/workers/{reference}"))
-
-
-@app.command("approve")
-@expanded
+@worker.verb("approve", "--fingerprint 'SHA256:…'")
 def approve(
     api: ApiOptions,
-    reference: Reference,
+    reference: str,
     fingerprint: Annotated[
         str | None, typer.Option(help="The fingerprint that the worker itself shows; without it you are asked.")
     ] = None,
     pool: Annotated[list[str] | None, typer.Option(help="A pool it shall serve; repeat it for more.")] = None,
     group: Annotated[str | None, typer.Option(help="A group to sort by.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Let a worker take tasks. Compare its fingerprint first: it proves which machine this is."""
     with api.connect() as client:
-        worker = client.get(f"/workers/{reference}")
+        found = client.get(worker.at(reference))
         if fingerprint is None:
             confirm(
-                f"{worker['name']} on {worker.get('hostname')} has the fingerprint {worker['fingerprint']}.\n"
+                f"{found['name']} on {found.get('hostname')} has the fingerprint {found['fingerprint']}.\n"
                 "Does the worker itself show the same?",
                 yes=yes,
             )
-        form: dict[str, Any] = {"is_approved": True, "fingerprint": fingerprint or worker["fingerprint"]}
+        form: dict[str, Any] = {"is_approved": True, "fingerprint": fingerprint or found["fingerprint"]}
         if pool:
             form["pools"] = pool
         if group:
             form["group"] = group
-        approved = client.patch(f"/admin/workers/{worker['id']}/approve", form)
+        approved = client.patch(f"/admin/workers/{found['id']}/approve", form)
     api.printer.done(f"worker {approved['name']} is approved", approved)
 
 
-@app.command("reject")
-@expanded
-def reject(
-    api: ApiOptions,
-    reference: Reference,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
+@worker.verb("reject", "--yes")
+def reject(api: ApiOptions, reference: str, yes: Yes = False) -> None:
     """Turn a worker away, or take its approval back."""
     confirm(f"Turn worker {reference} away?", yes=yes)
     with api.connect() as client:
-        worker = client.get(f"/workers/{reference}")
-        rejected = client.patch(f"/admin/workers/{worker['id']}/approve", {"is_approved": False})
+        found = client.get(worker.at(reference))
+        rejected = client.patch(f"/admin/workers/{found['id']}/approve", {"is_approved": False})
     api.printer.done(f"worker {rejected['name']} is {rejected['approval']}", rejected)
 
 
-def _percent(row: Any, name: str) -> str:
-    value = (row.get("heartbeat") or {}).get(name)
-    return "" if value is None else f"{value:.0f}%"
+@worker.verb("drain", "--wait --reason 'new kernel'")
+def drain(
+    api: ApiOptions,
+    reference: str,
+    reason: Reason = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when nothing runs there any more.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="With --wait: seconds, after which this gives up and exits 5.")
+    ] = None,
+) -> None:
+    """Let a worker finish what it runs, and take nothing new until it is resumed."""
+    with api.connect() as client:
+        drained = client.post(worker.at(reference, "drain"), {"reason": reason} if reason else None)
+        if wait:
+            drained = _idle(client, api, reference, timeout)
+    left = f"; it still runs {_tasks(drained['running'])}" if drained["running"] else " and runs nothing"
+    api.printer.done(f"worker {drained['name']} takes nothing new{left}", drained)
+
+
+@worker.verb("resume")
+def resume(api: ApiOptions, reference: str) -> None:
+    """Let a drained worker take tasks again."""
+    with api.connect() as client:
+        resumed = client.post(worker.at(reference, "resume"))
+    api.printer.done(f"worker {resumed['name']} takes tasks again", resumed)
+
+
+@worker.verb("tasks")
+def tasks(api: ApiOptions, reference: str) -> None:
+    """List unfinished tasks that only it may run, or that its agents have."""
+    with api.connect() as client:
+        rows = list(client.rows(worker.at(reference, "tasks")))
+    api.printer.rows(rows, columns.TASKS, empty="no tasks wait for this worker alone")
+
+
+@verb(app, "overview", "warren worker overview")
+def overview(api: ApiOptions) -> None:
+    """Sum up the fleet: how many are there, and how busy."""
+    with api.connect() as client:
+        api.printer.record(client.get("/workers/overview"))
+
+
+def _idle(client: "ApiClient", api: ApiOptions, reference: str, timeout_s: float | None) -> dict[str, Any]:
+    """Return the worker when it runs nothing; raises Unavailable if it still does after `timeout_s`."""
+    started = time.monotonic()
+    told = 0
+    while (found := client.get(worker.at(reference)))["running"]:
+        if found["running"] != told:
+            told = int(found["running"])
+            api.printer.remark(f"waiting for {_tasks(told)}")
+        if timeout_s is not None and time.monotonic() - started >= timeout_s:
+            raise Unavailable(
+                f"worker {reference} still runs {_tasks(told)} after {timeout_s:g} s",
+                hint="it stays drained; wait again, or cancel its tasks",
+            )
+        time.sleep(GLANCE_S)
+    return found
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count:,} tasks"
