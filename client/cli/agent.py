@@ -97,7 +97,7 @@ def versions(
     reference: str,
     version: Annotated[int | None, typer.Option(min=1, help="Show this one whole.")] = None,
 ) -> None:
-    """List what it has been; every change makes a version, and a task keeps the one that it was made with."""
+    """List what it has been. Every change makes a version, and a task keeps the one that it was made with."""
     with api.connect() as client:
         if version is not None:
             api.printer.record(client.get(agent.at(reference, "versions", str(version))))

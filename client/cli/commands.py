@@ -42,7 +42,7 @@ class Group(TyperGroup):
     """A group of commands."""
 
     def get_help_option(self, ctx: Any) -> Any:
-        """Return `--help`, known to be off where it is not given: else that is found out with pydantic, which is slow."""
+        """Return `--help`, which is off if it is not given: otherwise it takes pydantic, and its time, to find out."""
         option = super().get_help_option(ctx)
         if option is not None:
             option.default = False
@@ -66,7 +66,8 @@ class Commands(Group):
 def load(name: str) -> Any:
     """Return a command of the list as the library that runs it wants it."""
     app: typer.Typer = import_module(f"client.cli.{name.replace('-', '_')}").app
-    command = typer.main.get_command(app)
+    # Left to itself, the library takes a group with one command for that command.
+    command = typer.main.get_group(app) if app.info.cls is Group else typer.main.get_command(app)
     command.name = name
     return command
 

@@ -17,9 +17,10 @@ class Shell(StrEnum):
 
 
 def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")]) -> None:
-    """Print the script that makes a shell complete commands, options, and names of workers, hosts and so on.
+    """Print the script that makes a shell complete commands.
 
-    Put the example for your shell into ~/.bashrc or ~/.zshrc; fish reads the file by itself.
+    It completes options too, and names of workers, hosts and so on, which it asks the control plane for. Put the
+    example for your shell into ~/.bashrc or ~/.zshrc; fish reads the file by itself.
     """
     from typer._completion_shared import get_completion_script
 

@@ -109,7 +109,7 @@ def execute(
     command: Annotated[list[str], typer.Argument(help="After --: the command, as words, or as one quoted shell line.")],
     where: Where,
 ) -> None:
-    """Run a command and print what it prints; exits 3 if it fails, as `task submit ssh --wait` does."""
+    """Run a command and print what it prints. Exits 3 if it fails, as `warren task submit ssh --wait` does."""
     from client.cli.watch import raise_unless_succeeded, watch
 
     form = {"command": command_line(command), "wait_s": ANSWER_S, **given(where)}

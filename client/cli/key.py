@@ -31,7 +31,7 @@ def create(
     name: Annotated[str, typer.Argument(help="Whose key it is, in a few words.")],
     role: Annotated[Role, typer.Option(help="What it may do; each but worker includes the one before.")],
 ) -> None:
-    """Create a key and print it, this once; the control plane keeps only its hash."""
+    """Create a key and print it, this once. The control plane keeps only its hash."""
     with api.connect() as client:
         created = client.post("/security/api-keys", {"name": name, "role": role})
     api.printer.done(str(created["key"]), created)

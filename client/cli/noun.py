@@ -114,7 +114,7 @@ class Noun:
                 updated = client.patch(self.at(reference), changes(form))
             api.printer.done(f"{self.name} {reference} updated", updated)
 
-        update.__doc__ = f"Change {self.article} {self.name}; what is not named stays, and '' takes a value away."
+        update.__doc__ = f"Change {self.article} {self.name}. What is not named stays, and '' takes a value away."
         example = f"warren {self.name} update {self.sample} {rest}"
         types = {"reference": self.reference, "form": form}
         verb(self.app, "update", example, also=("set",), types=types)(update)
@@ -133,13 +133,8 @@ class Noun:
 
     def at(self, reference: str, *more: str) -> str:
         """Return the path of one of them, or of something of it."""
-        return "/".join((self.path, segment(reference), *more))
+        from client.http import path_to
 
-
-def segment(text: str) -> str:
-    """Return `text` as one segment of a path; raises InvalidInput for what can be none."""
-    from urllib.parse import quote
-
-    if text.strip(".") == "":
-        raise InvalidInput(f"{text!r} is no name or id")
-    return quote(text, safe="")
+        if not reference:
+            raise InvalidInput(f"say which {self.name}", hint=self.by)
+        return self.path + path_to(reference, *more)

@@ -74,7 +74,7 @@ secret.updates(Changes, "--expires-at 2030-01-31T00:00:00Z")
 
 @secret.verb("rotate", "--from-file new.key")
 def rotate(api: ApiOptions, reference: str, from_file: FromFile = None) -> None:
-    """Give it a new value, as its next version; what starts from now on gets that."""
+    """Give it a new value. It is the next version, which all that starts from now on gets."""
     value = read_hidden(from_file, "New value")
     with api.connect() as client:
         rotated = client.post(secret.at(reference, "rotate"), {"value": value})

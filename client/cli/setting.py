@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from client.cli.commands import group
-from client.cli.noun import segment, verb
+from client.cli.noun import verb
 from client.cli.options import ApiOptions
 from client.render import Fit, field
 from protocols.errors import InvalidInput, NotFound
@@ -47,8 +47,10 @@ def set_(
     category, dot, key = name.partition(".")
     if not dot:
         raise InvalidInput(f"{name[:80]!r} is no setting's name", hint="write category.key, as `setting list` does")
+    from client.http import path_to
+
     with api.connect() as client:
-        changed = client.put(f"/settings/{segment(category)}/{segment(key)}", {"value": _value(value)})
+        changed = client.put(path_to("settings", category, key), {"value": _value(value)})
     api.printer.done(f"{name} is {value}", changed)
 
 

@@ -85,7 +85,7 @@ def watch(api: ApiOptions, reference: str) -> None:
 
 @task.verb("cancel", "--reason 'no longer needed'")
 def cancel(api: ApiOptions, reference: str, reason: Reason = None) -> None:
-    """Cancel a task: at once while it waits; a running one is asked to stop."""
+    """Cancel a task. At once while it waits; a running one is asked to stop."""
     with api.connect() as client:
         cancelled = client.post(task.at(reference, "cancel"), {"reason": reason} if reason else None)
     asked = cancelled["state"] != TaskState.CANCELLED
@@ -101,7 +101,7 @@ def retry(api: ApiOptions, reference: str, wait: task_submit.Wait = False) -> No
 
 @task.verb("edit", "--priority high", also=("update", "set"))
 def edit(api: ApiOptions, reference: str, form: Changes) -> None:
-    """Change a task: title and description at any time, the rest until a worker has begun; '' takes a value away."""
+    """Change a task. Title and description at any time, the rest until a worker has begun; '' takes a value away."""
     with api.connect() as client:
         edited = client.patch(task.at(reference), changes(form))
     api.printer.done(f"task {reference} updated", edited)
@@ -118,8 +118,9 @@ def attempts(api: ApiOptions, reference: str) -> None:
     shown = [
         field("attempt"),
         age("published_at", "age"),
-        field("worker_id", "worker", Fit.SPARE),
+        field("worker"),
         field("outcome"),
+        Column("took", _took, Fit.SPARE),
         Column("error", _message, Fit.CUT),
     ]
     api.printer.rows(_executions(rows), shown, empty="it has not been tried yet")
@@ -136,7 +137,7 @@ def timeline(api: ApiOptions, reference: str) -> None:
 
 @task.verb("tree")
 def tree(api: ApiOptions, reference: str) -> None:
-    """Show the tasks that it belongs to: what it follows, and what follows it."""
+    """Show what it follows, and what follows it."""
     with api.connect() as client:
         found = client.get(task.at(reference, "tree"))
     if api.printer.for_programs:
@@ -193,6 +194,10 @@ def events(
 def _executions(attempts: Sequence[Any]) -> list[dict[str, Any]]:
     """Return a row for each execution of each attempt, and one for an attempt that no worker began."""
     return [{**attempt, **execution} for attempt in attempts for execution in attempt.get("executions") or [{}]]
+
+
+def _took(row: Any) -> str:
+    return "" if row.get("duration_s") is None else f"{row['duration_s']:,.1f} s"
 
 
 def _message(row: Any) -> object:

@@ -164,8 +164,8 @@ def _submit(api: ApiOptions, options: TaskOptions, form: dict[str, Any], *, wait
 def _submit_file(api: ApiOptions, name: str) -> None:
     from client.bulk import read_forms, submit_all
 
-    with api.connect() as client:
-        ids = submit_all(client, read_forms(None if name == "-" else Path(name)))
+    with api.connect() as client, read_forms(None if name == "-" else Path(name)) as forms:
+        ids = submit_all(client, forms)
     api.printer.done(f"{len(ids):,} tasks submitted", [{"id": task_id} for task_id in ids])
 
 

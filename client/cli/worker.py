@@ -154,7 +154,7 @@ def drain(
         float | None, typer.Option(min=0, help="With --wait: seconds, after which this gives up and exits 5.")
     ] = None,
 ) -> None:
-    """Let a worker finish what it runs, and take nothing new until it is resumed."""
+    """Let a worker finish what it runs and take nothing new. It stays so until it is resumed."""
     with api.connect() as client:
         drained = client.post(worker.at(reference, "drain"), {"reason": reason} if reason else None)
         if wait:
@@ -173,7 +173,7 @@ def resume(api: ApiOptions, reference: str) -> None:
 
 @worker.verb("tasks")
 def tasks(api: ApiOptions, reference: str) -> None:
-    """List unfinished tasks that only it may run, or that its agents have."""
+    """List unfinished tasks that wait for it alone. That is: that are pinned to it, or belong to its agents."""
     with api.connect() as client:
         rows = list(client.rows(worker.at(reference, "tasks")))
     api.printer.rows(rows, columns.TASKS, empty="no tasks wait for this worker alone")

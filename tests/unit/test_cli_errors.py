@@ -252,19 +252,6 @@ def test_api_prints_what_the_server_says_whatever_the_path_looks_like(capsys: py
     assert capsys.readouterr() == ("", "")
 
 
-def test_help_and_version_answer_fast_and_import_nothing_heavy() -> None:
-    """`warren --help` loads neither the HTTP client nor the other processes' libraries."""
-    heavy = "httpx2 pydantic rich.table paramiko fastapi sqlalchemy cryptography"
-    program = (
-        "import sys; from client.cli.main import main; status = main(sys.argv[1:]); "
-        f"sys.exit(status or sum(name in sys.modules for name in '{heavy}'.split()))"
-    )
-    for option in ("--help", "--version"):
-        ended = subprocess.run([sys.executable, "-c", program, option], capture_output=True, timeout=60)
-        assert ended.returncode == 0, ended.stderr
-        assert b"arren" in ended.stdout
-
-
 def test_a_reader_that_leaves_is_no_error() -> None:
     """A closed pipe, as of `warren … | head`, ends the command quietly."""
     rows = [{"id": f"task_{number}", "title": "x" * 200} for number in range(2000)]
