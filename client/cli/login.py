@@ -12,6 +12,7 @@ from client.cli.complete import profiles
 from client.cli.hidden import read_hidden
 from client.render import Output, Printer
 from protocols.errors import InvalidInput
+from protocols.names import check_name
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -40,7 +41,7 @@ def login(
 
     directory = resolve_config_dir()
     logins = load_logins(directory)
-    known = logins.by_name.get(profile)
+    known = logins.by_name.get(check_name(profile, "profile"))
     address = check_url(url or (known.url if known else _ask_url()), resolve_data_dir(None))
     printer = Printer(output)
     _warn_if_readable(printer, address)

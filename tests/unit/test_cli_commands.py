@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from client.cli.commands import COMMANDS, load
 from client.cli.main import app, main
+from tests.support.completion import completions
 
 Commands = dict[str, Any]
 LONGEST_LINE = 100
@@ -169,29 +170,14 @@ def test_help_takes_no_more_than_300_ms_of_a_processor(tmp_path: Path) -> None:
         assert min(spent) < 0.3, spent
 
 
-def _complete(words: str, **more: str) -> list[str]:
-    environ = {
-        **os.environ,
-        "_WARREN_COMPLETE": "complete_bash",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split(" ")) - 1),
-        **more,
-    }
-    ended = subprocess.run(
-        [sys.executable, "-m", "client"], env=environ, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert ended.stderr == ""
-    return ended.stdout.split()
-
-
 def test_the_shell_completes_commands_options_and_words() -> None:
     """The tab key offers commands, verbs, options and the words that an option takes."""
-    assert {"task", "worker", "queue"} <= set(_complete("warren "))
-    assert _complete("warren dead") == ["dead-letter"]
-    assert {"list", "retry-all"} <= set(_complete("warren dead-letter "))
-    assert "add" not in _complete("warren provider ")
-    assert _complete("warren task list --created-a") == ["--created-after"]
-    assert _complete("warren task list --priority h") == ["high"]
+    assert {"task", "worker", "queue"} <= set(completions("warren "))
+    assert completions("warren dead") == ["dead-letter"]
+    assert {"list", "retry-all"} <= set(completions("warren dead-letter "))
+    assert "add" not in completions("warren provider ")
+    assert completions("warren task list --created-a") == ["--created-after"]
+    assert completions("warren task list --priority h") == ["high"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
