@@ -59,7 +59,7 @@ def test_a_failed_task_exits_3_with_its_cause(warren: Warren) -> None:
     error, hint = ended.stderr.splitlines()
     assert error.startswith("error: task task_")
     assert "9" in error
-    assert "dead-letter" in hint
+    assert "warren task retry task_" in hint
 
 
 def test_an_llm_task_prints_the_answer(warren: Warren) -> None:
