@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from client.documents import to_json, to_yaml
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, OverflowMethod, RenderableType
 
 Json = Mapping[str, Any]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -38,8 +38,10 @@ _STYLES = {
     "offline": "dim",
 }
 GAP = 2
-SHORTEST = 12
+READABLE = 24
 """Characters to which a text may be cut before whole columns are left out."""
+SHORTEST = 8
+"""Characters to which a text may be cut when there are no more columns to leave out."""
 WIDE = 1_000_000
 """Characters of a line that goes into a file or a pipe, where nothing is cut."""
 
@@ -58,8 +60,13 @@ class Fit(StrEnum):
     WHOLE = "whole"
     CUT = "cut"
     """Its texts are shortened."""
+    FOLD = "fold"
+    """Its texts go on in the next line."""
     SPARE = "spare"
     """It is left out, the last one first."""
+
+
+_FLEXIBLE = (Fit.CUT, Fit.FOLD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,7 @@ class Printer:
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in item.items():
-            if value is not None and value not in ("", [], {}):
+            if _says(value):
                 table.add_row(name.replace("_", " "), _styled(value))
         _print(table)
 
@@ -161,7 +168,9 @@ class Printer:
         widths = _fit(rows, columns, console().width)
         shown = [column for column in columns if column in widths]
         for column in shown:
-            table.add_column(column.heading.upper(), no_wrap=True, overflow="ellipsis", width=widths[column])
+            folds = column.fit is Fit.FOLD
+            overflow: OverflowMethod = "fold" if folds else "ellipsis"
+            table.add_column(column.heading.upper(), no_wrap=not folds, overflow=overflow, width=widths[column])
         for row in rows:
             table.add_row(*(_styled(column.text(row), flat=True) for column in shown))
         _print(table)
@@ -170,16 +179,16 @@ class Printer:
 def _fit(rows: Sequence[Json], columns: Sequence[Column], room: int) -> dict[Column, int]:
     """Return the columns that there is room for, each with its width."""
     natural = {column: max(len(column.heading), *(len(_flat(column.text(row))) for row in rows)) for column in columns}
-    least = {column: min(width, SHORTEST) if column.fit is Fit.CUT else width for column, width in natural.items()}
+    widths = {column: min(width, READABLE) if column.fit in _FLEXIBLE else width for column, width in natural.items()}
     spare = [column for column in columns if column.fit is Fit.SPARE]
-    while spare and sum(least.values()) + GAP * len(least) > room:
-        del least[spare.pop()]
-    left = room - sum(least.values()) - GAP * len(least)
-    for column in [column for column in least if column.fit is Fit.CUT]:
-        more = max(0, min(left, natural[column] - least[column]))
-        least[column] += more
-        left -= more
-    return least
+    while spare and sum(widths.values()) + GAP * len(widths) > room:
+        del widths[spare.pop()]
+    left = room - sum(widths.values()) - GAP * len(widths)
+    for column in [column for column in widths if column.fit in _FLEXIBLE]:
+        width = max(min(natural[column], SHORTEST), min(natural[column], widths[column] + left))
+        left -= width - widths[column]
+        widths[column] = width
+    return widths
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -208,6 +217,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return so many things, such as `1 task` or `1,200 tasks`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def elapsed(moment: object, now: datetime | None = None) -> str:
     """Return how long ago an RFC 3339 time was, in its largest unit, such as `5m`."""
     if not isinstance(moment, str):
@@ -223,6 +237,10 @@ def elapsed(moment: object, now: datetime | None = None) -> str:
     return f"{max(0, seconds)}s"
 
 
+def _says(value: object) -> bool:
+    return value is not None and value not in ("", [], {})
+
+
 def _flat(value: object) -> str:
     return " ".join(_text(value).split())
 
@@ -235,7 +253,7 @@ def _text(value: object) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return printable(", ".join(value))
     if isinstance(value, dict):
-        return "\n".join(f"{name.replace('_', ' ')}: {_flat(inner)}" for name, inner in value.items())
+        return "\n".join(f"{name.replace('_', ' ')}: {_flat(inner)}" for name, inner in value.items() if _says(inner))
     if isinstance(value, list):
         return printable(json.dumps(value, ensure_ascii=False))
     return printable(str(value))

@@ -10,7 +10,7 @@ from client.cli.complete import names
 from client.cli.noun import Noun, verb
 from client.cli.options import ApiOptions, Reason, Yes, confirm, given, past
 from client.cli.task_submit import Wait, follow_or_tell
-from client.render import Column, Fit, age, field
+from client.render import Column, Fit, age, counted, field
 from protocols.states import CauseOfDeath
 
 
@@ -88,7 +88,7 @@ def retry_all(api: ApiOptions, filters: Filters, yes: Yes = False) -> None:
     with api.connect(timeout_s=RETRY_ALL_S) as client:
         done = client.post("/dead-letter/retry-all", chosen)
     skipped = f", {done['skipped']:,} skipped that had changed meanwhile" if done.get("skipped") else ""
-    api.printer.done(f"{done['retried']:,} tasks live again{skipped}", done)
+    api.printer.done(f"retried {counted(done['retried'], 'task')}{skipped}", done)
 
 
 @verb(app, "stats", "warren dead-letter stats")

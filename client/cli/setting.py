@@ -23,7 +23,7 @@ def list_(api: ApiOptions) -> None:
         field("name"),
         field("value", fit=Fit.CUT),
         field("default", fit=Fit.SPARE),
-        field("description", fit=Fit.CUT),
+        field("description", fit=Fit.FOLD),
     ]
     api.printer.rows(rows, columns, empty="no settings")
 

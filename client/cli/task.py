@@ -131,7 +131,7 @@ def timeline(api: ApiOptions, reference: str) -> None:
     """Tell what happened to it, sentence by sentence."""
     with api.connect() as client:
         rows = list(client.rows(task.at(reference, "timeline")))
-    shown = [Column("after", _after), field("type", fit=Fit.SPARE), field("summary", fit=Fit.CUT)]
+    shown = [Column("after", _after), field("summary", "what", Fit.FOLD)]
     api.printer.rows(rows, shown, empty="nothing has happened to it yet")
 
 

@@ -13,6 +13,7 @@ from client.cli.complete import names
 from client.cli.connection import command_line
 from client.cli.noun import verb
 from client.cli.options import ApiOptions, PriorityName, expanded, given
+from client.render import counted
 from protocols.errors import InvalidInput
 from protocols.names import BuiltinAction
 from protocols.states import Delivery
@@ -166,7 +167,7 @@ def _submit_file(api: ApiOptions, name: str) -> None:
 
     with api.connect() as client, read_forms(None if name == "-" else Path(name)) as forms:
         ids = submit_all(client, forms)
-    api.printer.done(f"{len(ids):,} tasks submitted", [{"id": task_id} for task_id in ids])
+    api.printer.done(f"{counted(len(ids), 'task')} submitted", [{"id": task_id} for task_id in ids])
 
 
 def _text(argument: str) -> str:

@@ -11,7 +11,7 @@ from client.cli import columns
 from client.cli.commands import group
 from client.cli.noun import Noun, verb
 from client.cli.options import ApiOptions, Reason, Yes, confirm
-from client.render import Column, Fit, age, field
+from client.render import Column, Fit, age, counted, field
 from protocols.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def drain(
         drained = client.post(worker.at(reference, "drain"), {"reason": reason} if reason else None)
         if wait:
             drained = _idle(client, api, reference, timeout)
-    left = f"; it still runs {_tasks(drained['running'])}" if drained["running"] else " and runs nothing"
+    left = f"; it still runs {counted(drained['running'], 'task')}" if drained["running"] else " and runs nothing"
     api.printer.done(f"worker {drained['name']} takes nothing new{left}", drained)
 
 
@@ -193,15 +193,11 @@ def _idle(client: "ApiClient", api: ApiOptions, reference: str, timeout_s: float
     while (found := client.get(worker.at(reference)))["running"]:
         if found["running"] != told:
             told = int(found["running"])
-            api.printer.remark(f"waiting for {_tasks(told)}")
+            api.printer.remark(f"waiting for {counted(told, 'task')}")
         if timeout_s is not None and time.monotonic() - started >= timeout_s:
             raise Unavailable(
-                f"worker {reference} still runs {_tasks(told)} after {timeout_s:g} s",
+                f"worker {reference} still runs {counted(told, 'task')} after {timeout_s:g} s",
                 hint="it stays drained; wait again, or cancel its tasks",
             )
         time.sleep(GLANCE_S)
     return found
-
-
-def _tasks(count: int) -> str:
-    return "1 task" if count == 1 else f"{count:,} tasks"

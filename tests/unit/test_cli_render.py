@@ -5,8 +5,9 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+import yaml
 
-from client.render import Column, Fit, Output, Printer, elapsed, field, printable
+from client.render import Column, Fit, Output, Printer, counted, elapsed, field, printable
 
 ROWS: list[dict[str, object]] = [
     {"id": "task_1", "state": "dead", "note": "a very long remark " * 20, "labels": ["a", "b"], "ok": True},
@@ -85,6 +86,12 @@ def test_elapsed_is_told_in_its_largest_unit(moment: object, shown: str) -> None
     assert elapsed(moment, datetime(2026, 1, 2, tzinfo=UTC)) == shown
 
 
+@pytest.mark.parametrize(("number", "shown"), [(0, "0 tasks"), (1, "1 task"), (1200, "1,200 tasks")])
+def test_things_are_counted_in_words(number: int, shown: str) -> None:
+    """One is one, and thousands are told apart."""
+    assert counted(number, "task") == shown
+
+
 def test_a_column_may_be_computed(capsys: pytest.CaptureFixture[str]) -> None:
     """A column's text can be any function of the row."""
     Printer().rows([{"a": 2}], [Column("twice", lambda row: row["a"] * 2)], empty="")
@@ -120,3 +127,37 @@ def test_no_color_is_honoured_on_a_terminal(
     monkeypatch.setenv("NO_COLOR", "1")
     Printer().rows(ROWS, [field("state")], empty="")
     assert "\x1b[31m" not in capsys.readouterr().out
+
+
+def test_a_text_that_folds_goes_on_in_the_next_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sentence that is too long for the terminal is told whole, in several lines of its column."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    rows = [{"id": "a", "what": "it failed, and was given up after that"}]
+    Printer().rows(rows, [field("id"), field("what", fit=Fit.FOLD)], empty="")
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert all(len(line) <= 30 for line in lines)
+    assert " ".join(" ".join(lines[1:]).split()) == "a it failed, and was given up after that"
+
+
+@pytest.mark.parametrize("output", [Output.JSON, Output.YAML])
+def test_values_that_come_one_by_one_can_be_told_apart(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stream of values is JSON on a line each, or YAML in a document each."""
+    values = [{"a": "x\ny"}, {"b": [1]}]
+    for value in values:
+        Printer(output).item(value)
+    printed = capsys.readouterr().out
+    if output is Output.JSON:
+        assert [json.loads(line) for line in printed.splitlines()] == values
+    else:
+        assert list(yaml.safe_load_all(printed)) == values
+
+
+def test_what_is_empty_inside_is_left_out_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Within a thing's field only what has a value is told."""
+    Printer().record({"error": {"code": "x", "cause": None, "more": []}})
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["error", "code:", "x"]]

@@ -72,7 +72,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             "/dead-letter/retry-all",
             {"cause": "unavailable", "lane": "q.t.a.b"},
             {"retried": 1200, "skipped": 2},
-            "1,200 tasks live again, 2 skipped that had changed meanwhile\n",
+            "retried 1,200 tasks, 2 skipped that had changed meanwhile\n",
         ),
         (
             ["queue", "pause", "q.t.default.ssh", "--reason", "x"],
