@@ -2,7 +2,7 @@
 
 from client.cli.commands import group
 from client.cli.noun import Noun
-from client.render import Fit, field
+from client.render import Fit, age, field
 
 app = group("audit", "warren audit list -n 20")
 Noun(
@@ -10,7 +10,7 @@ Noun(
     name="audit",
     path="/admin/audit",
     columns=[
-        field("at", fit=Fit.SPARE),
+        age("at", "age"),
         field("actor"),
         field("action"),
         field("object", fit=Fit.CUT),

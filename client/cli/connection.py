@@ -125,6 +125,8 @@ def execute(
         sys.stdout.write(answer["stdout"] or "")
         sys.stdout.flush()
         sys.stderr.write(answer["stderr"] or "")
+        if answer.get("truncated"):
+            api.printer.remark(f"[there is more: warren task output {task['id']}]")
     raise_unless_succeeded(task)
 
 

@@ -392,6 +392,8 @@ def test_a_command_is_executed_with_its_output_and_status(run: Any) -> None:
     status, out, err, asked = run(["connection", "execute", "c", "--", "ls", "a b"], {path: Answer(body=answer)})
     assert (status, out, err) == (0, "out\n", "err\n")
     assert asked[0].body["command"] == "ls 'a b'"
+    answer |= {"truncated": True}
+    assert "warren task output t" in run(["connection", "execute", "c", "--", "ls"], {path: Answer(body=answer)})[2]
     dead = done | {"state": "dead", "error": {"message": "exit status 9", "cause": "max_attempts"}}
     status, _, err, _ = run(
         ["connection", "execute", "c", "--", "false"], {path: Answer(body=answer | {"task": dead, "exit_status": 9})}
