@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from client.processes import Child, stop
 from client.tour.model import start_stand_in
+from tests.support.completion import completions
 from tests.support.sshd import PrivateSshd
 from tests.support.warren import DEADLINE_S, Warren, until, warren_up
 
@@ -125,6 +127,58 @@ def test_many_tasks_are_submitted_from_stdin(warren: Warren) -> None:
     until("five tasks", finished)
 
 
+def test_tasks_are_submitted_and_printed_as_yaml(warren: Warren, tmp_path: Path) -> None:
+    """A YAML file of forms is submitted, and what is printed as YAML says what JSON says."""
+    file = tmp_path / "tasks.yaml"
+    file.write_text(
+        "- &base {action: ssh.exec, connection: host, title: from yaml, input: {command: 'echo no'}}\n"
+        "- <<: *base\n  priority: high\n"
+    )
+    submitted = yaml.safe_load(_fine(warren.run("task", "submit", "--file", str(file), "-o", "yaml")))
+    high = submitted[1]["id"]
+    assert _fine(warren.run("task", "watch", high)) == "no\n"
+    assert _fine(warren.run("task", "output", high)) == "no\n"
+    shown = [_fine(warren.run("task", "show", high, "-o", form)) for form in ("yaml", "json")]
+    assert yaml.safe_load(shown[0]) == json.loads(shown[1])
+    assert json.loads(shown[1])["priority"] == "high"
+
+
+def test_events_are_followed_until_the_task_has_ended(warren: Warren, tmp_path: Path) -> None:
+    """`task events --follow` prints what happens while it happens, and ends with the task."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    task = _submit_ssh(warren, f"cat {gate}")
+    with warren.running("task", "events", task, "--follow", "-o", "json") as (process, stdout):
+        while json.loads(stdout.readline())["type"] != "task.started":
+            pass
+        gate.write_text("")
+        assert [json.loads(line)["type"] for line in stdout] == ["task.succeeded"]
+        assert process.wait(DEADLINE_S) == 0
+    listed = json.loads(_fine(warren.run("task", "events", task, "-o", "json")))
+    assert listed[-1]["type"] == "task.succeeded"
+
+
+def test_a_key_is_made_used_and_revoked(warren: Warren, tmp_path: Path) -> None:
+    """A new key may do what its role may, until it is deleted; the audit log knows who made it."""
+    key = tmp_path / "key"
+    key.write_text(_fine(warren.run("key", "create", "reader", "--role", "viewer")))
+    assert "local-1" in _fine(warren.run("worker", "list", "--key-file", str(key)))
+    assert warren.run("secret", "list", "--key-file", str(key)).returncode == 6
+    keys = json.loads(_fine(warren.run("key", "list", "-o", "json")))
+    (made,) = (row["id"] for row in keys if row["name"] == "reader")
+    _fine(warren.run("key", "delete", made, "--yes"))
+    assert warren.run("worker", "list", "--key-file", str(key)).returncode == 6
+    assert made in _fine(warren.run("audit", "list", "-n", "2"))
+
+
+def test_names_are_completed(warren: Warren, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tab key offers the names that the control plane has."""
+    monkeypatch.setenv("WARREN_DATA_DIR", str(warren.data_dir))
+    for line in ("warren task submit ssh ho", "warren connection show ho"):
+        assert completions(line) == ["host"]
+    assert completions("warren worker show loc") == ["local-1"]
+
+
 def test_a_python_function_that_no_worker_has_is_dead_at_once(warren: Warren) -> None:
     """An unknown function is not tried again and again: its task dies and the error names it."""
     ended = warren.run("task", "submit", "python", "no-such-function", "--wait")
@@ -142,6 +196,9 @@ def test_nouns_are_added_listed_and_removed(warren: Warren) -> None:
     again = warren.run("secret", "add", "spare", stdin="other")
     assert again.returncode == 6, again.stderr
     _fine(warren.run("secret", "add", "spare", "--replace", stdin="other"))
+    _fine(warren.run("provider", "update", "spare", "--base-url", "https://example.org/v2", "--secret", ""))
+    provider = json.loads(_fine(warren.run("provider", "show", "spare", "-o", "json")))
+    assert (provider["base_url"], provider["secret"]) == ("https://example.org/v2", None)
     _fine(warren.run("provider", "rm", "spare", "--yes"))
     _fine(warren.run("secret", "rm", "spare", "--yes"))
     for noun in ("secret", "provider"):
