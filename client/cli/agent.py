@@ -25,7 +25,7 @@ class Form:
     llm_model: Annotated[str | None, typer.Option("--model", "-m", help="The provider's name for its model.")] = None
     system_prompt: Annotated[str | None, typer.Option("--system", help="Its system prompt.")] = None
     enabled_tools: Annotated[
-        list[str] | None, typer.Option("--tool", help="A tool that it may use; repeat it for more.")
+        list[str] | None, typer.Option("--tool", metavar="<str>", help="A tool that it may use; repeat it for more.")
     ] = None
     pool: Annotated[str | None, typer.Option(help="The pool of workers that run its tasks.")] = None
     worker_id: Annotated[

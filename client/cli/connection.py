@@ -19,16 +19,19 @@ ANSWER_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
-    """What can be said about a host at any time."""
+class Form:
+    """What can be said about a host."""
 
-    username: Annotated[str | None, typer.Option("--user", "--username", "-u", help="Whom to log in as.")] = None
+    hostname: Annotated[str | None, typer.Option(help="Host name or address.")] = None
+    username: Annotated[str | None, typer.Option("--username", "--user", "-u", help="Whom to log in as.")] = None
     secret: Annotated[str | None, typer.Option(help="The secret that holds the private key or password.")] = None
     host_keys: Annotated[
         list[str] | None,
         typer.Option(
             "--host-key",
-            help="The host's key fingerprint, `SHA256:…`; `ssh-keyscan HOST | ssh-keygen -lf -` prints it.",
+            metavar="<str>",
+            help="The fingerprint of the host's key, as `ssh-keygen -lf` prints it there; repeat it for more. "
+            "Without one the first task is refused, and shows the key that the host has.",
         ),
     ] = None
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="22, if nothing is said.")] = None
@@ -38,17 +41,9 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form(Common):
-    """A new host."""
-
-    hostname: Annotated[str | None, typer.Argument(help="Host name or address.")] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changes(Common):
+class Changes(Form):
     """What can be changed."""
 
-    hostname: Annotated[str | None, typer.Option(help="Host name or address.")] = None
     name: Annotated[str | None, typer.Option(help="Another name.")] = None
 
 
@@ -61,7 +56,8 @@ class Where:
     worker: Annotated[str | None, typer.Option(help="The one worker that may do it.")] = None
 
 
-app = group("connection", "warren connection create web-1 192.0.2.10 -u deploy --secret deploy-key --host-key SHA256:…")
+NEW = "--hostname 192.0.2.10 --username deploy --secret deploy-key"
+app = group("connection", f"warren connection create web-1 {NEW}\nwarren connection test web-1")
 connection = Noun(
     app=app,
     name="connection",
@@ -79,12 +75,8 @@ connection = Noun(
 )
 connection.lists()
 connection.shows()
-connection.creates(
-    Form,
-    "192.0.2.10 -u deploy --secret deploy-key --host-key SHA256:…",
-    required=["hostname", "username", "secret", "host_keys"],
-)
-connection.updates(Changes, "--port 2222")
+connection.creates(Form, NEW, required=["hostname", "username", "secret"])
+connection.updates(Changes, "--host-key SHA256:…")
 connection.deletes("Unfinished tasks that use it keep it from being deleted.")
 
 

@@ -17,7 +17,9 @@ class Form:
     base_url: Annotated[str | None, typer.Option(help="Its API's base, such as https://api.openai.com/v1.")] = None
     kind: Annotated[str | None, typer.Option(help="The protocol it speaks; openai, if nothing is said.")] = None
     secret: Annotated[str | None, typer.Option(help="The secret that holds its API key.")] = None
-    models: Annotated[list[str] | None, typer.Option("--model", help="A model that it has; repeat it for more.")] = None
+    models: Annotated[
+        list[str] | None, typer.Option("--model", metavar="<str>", help="A model that it has; repeat it for more.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

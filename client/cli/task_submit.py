@@ -113,7 +113,9 @@ def python(
     api: ApiOptions,
     task: TaskOptions,
     action: Annotated[str, typer.Argument(help="The name of a function that workers have installed.")],
-    arg: Annotated[list[str] | None, typer.Option(help="An argument as JSON; repeat it for more.")] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(metavar="<str>", help="An argument as JSON; repeat it for more.")
+    ] = None,
     input_: Annotated[str | None, typer.Option("--input", help="Keyword arguments as a JSON object.")] = None,
     wait: Wait = False,
 ) -> None:
@@ -132,7 +134,8 @@ def agent(
     agent: Annotated[str, typer.Argument(help="The agent's name.", autocompletion=names("/agents"))],
     instructions: Annotated[str, typer.Argument(help="What it shall do; - for stdin.")],
     tool: Annotated[
-        list[str] | None, typer.Option(help="A tool that it needs and must be allowed; repeat it for more.")
+        list[str] | None,
+        typer.Option(metavar="<str>", help="A tool that it needs and must be allowed; repeat it for more."),
     ] = None,
     wait: Wait = False,
 ) -> None:

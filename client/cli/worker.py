@@ -78,7 +78,9 @@ def run(
     name: Annotated[
         str | None, typer.Option(envvar="WARREN_WORKER_NAME", help="What people call it; the host's name by default.")
     ] = None,
-    pool: Annotated[list[str] | None, typer.Option(help="A pool to take tasks from; repeat it for more.")] = None,
+    pool: Annotated[
+        list[str] | None, typer.Option(metavar="<str>", help="A pool to take tasks from; repeat it for more.")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(envvar="WARREN_DATA_DIR", help="A local control plane's data directory.")
     ] = None,
@@ -112,7 +114,9 @@ def approve(
     fingerprint: Annotated[
         str | None, typer.Option(help="The fingerprint that the worker itself shows; without it you are asked.")
     ] = None,
-    pool: Annotated[list[str] | None, typer.Option(help="A pool it shall serve; repeat it for more.")] = None,
+    pool: Annotated[
+        list[str] | None, typer.Option(metavar="<str>", help="A pool it shall serve; repeat it for more.")
+    ] = None,
     group: Annotated[str | None, typer.Option(help="A group to sort by.")] = None,
     yes: Yes = False,
 ) -> None:

@@ -28,9 +28,18 @@ def warren(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warren]:
         key = directory / "key"
         key.write_text(sshd.private_key)
         _fine(running.run("secret", "add", "host-key", "--from-file", str(key)))
-        options = ["--user", sshd.username, "--port", str(sshd.port), "--secret", "host-key"]
+        options = [
+            "--hostname",
+            sshd.hostname,
+            "--username",
+            sshd.username,
+            "--port",
+            str(sshd.port),
+            "--secret",
+            "host-key",
+        ]
         host_keys = [word for host_key in sshd.host_keys for word in ("--host-key", host_key)]
-        _fine(running.run("connection", "add", "host", sshd.hostname, *options, *host_keys))
+        _fine(running.run("connection", "create", "host", *options, *host_keys))
         try:
             provider = start_stand_in(directory / "provider.log", helpers.append)
             _fine(running.run("provider", "add", "llm", "--base-url", provider.base_url))

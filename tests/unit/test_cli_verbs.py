@@ -140,10 +140,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             "provider p updated\n",
         ),
         (
-            ["connection", "add", "c", "h", "-u", "me", "--secret", "s", "--host-key", "SHA256:a", "--port", "2222"],
+            ["connection", "add", "c", "--hostname", "h", "-u", "me", "--secret", "s", "--host-key", "SHA256:a"],
             "POST",
             "/ssh-connections",
-            {"name": "c", "hostname": "h", "username": "me", "secret": "s", "host_keys": ["SHA256:a"], "port": 2222},
+            {"name": "c", "hostname": "h", "username": "me", "secret": "s", "host_keys": ["SHA256:a"]},
             {},
             "connection c created\n",
         ),
