@@ -13,6 +13,7 @@ from client.documents import to_json, to_yaml
 
 if TYPE_CHECKING:
     from rich.console import Console, OverflowMethod, RenderableType
+    from rich.table import Table
 
 Json = Mapping[str, Any]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -36,6 +37,12 @@ _STYLES = {
     "revoked": "red",
     "cancelled": "dim",
     "offline": "dim",
+    "healthy": "green",
+    "degraded": "red",
+    "ok": "green",
+    "warning": "yellow",
+    "failed": "red",
+    "no worker": "yellow",
 }
 GAP = 2
 READABLE = 24
@@ -107,7 +114,7 @@ class Printer:
         elif not found:
             self.remark(empty)
         else:
-            self._table(found, columns)
+            show(table(found, columns, console().width))
 
     def record(self, item: Json) -> None:
         """Print one thing with all its fields that have a value."""
@@ -122,7 +129,7 @@ class Printer:
         for name, value in item.items():
             if _says(value):
                 table.add_row(name.replace("_", " "), _styled(value))
-        _print(table)
+        show(table)
 
     def tree(self, root: Json, label: Callable[[Json], Sequence[object]]) -> None:
         """Print what hangs together by `children`; `label` tells the parts of one thing's line."""
@@ -137,7 +144,7 @@ class Printer:
             branch, item = left.pop(0)
             grown = branch.add(_line(label(item)))
             left += [(grown, child) for child in item.get("children") or []]
-        _print(top)
+        show(top)
 
     def done(self, sentence: str, item: Any) -> None:
         """Say that something was done; programs get the thing itself."""
@@ -161,24 +168,36 @@ class Printer:
         """Print a value as a program reads it: as YAML if that was asked for, else as JSON."""
         print(to_yaml(value) if self._output is Output.YAML else to_json(value))
 
-    def _table(self, rows: Sequence[Json], columns: Sequence[Column]) -> None:
-        from rich.table import Table
 
-        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
-        widths = _fit(rows, columns, console().width)
-        shown = [column for column in columns if column in widths]
-        for column in shown:
-            folds = column.fit is Fit.FOLD
-            overflow: OverflowMethod = "fold" if folds else "ellipsis"
-            table.add_column(column.heading.upper(), no_wrap=not folds, overflow=overflow, width=widths[column])
-        for row in rows:
-            table.add_row(*(_styled(column.text(row), flat=True) for column in shown))
-        _print(table)
+def table(rows: Sequence[Json], columns: Sequence[Column], width: int, title: str | None = None) -> "Table":
+    """Lay rows out in so many characters; columns give way as their `fit` says."""
+    from rich.table import Table
+
+    laid = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, GAP, 0, 0),
+        header_style="dim",
+    )
+    widths = _fit(rows, columns, width)
+    shown = [column for column in columns if column in widths]
+    for column in shown:
+        folds = column.fit is Fit.FOLD
+        overflow: OverflowMethod = "fold" if folds else "ellipsis"
+        laid.add_column(column.heading.upper(), no_wrap=not folds, overflow=overflow, width=widths[column])
+    for row in rows:
+        laid.add_row(*(_styled(column.text(row), flat=True) for column in shown))
+    return laid
 
 
 def _fit(rows: Sequence[Json], columns: Sequence[Column], room: int) -> dict[Column, int]:
     """Return the columns that there is room for, each with its width."""
-    natural = {column: max(len(column.heading), *(len(_flat(column.text(row))) for row in rows)) for column in columns}
+    natural = {
+        column: max([len(column.heading), *(len(_flat(column.text(row))) for row in rows)]) for column in columns
+    }
     widths = {column: min(width, READABLE) if column.fit in _FLEXIBLE else width for column, width in natural.items()}
     spare = [column for column in columns if column.fit is Fit.SPARE]
     while spare and sum(widths.values()) + GAP * len(widths) > room:
@@ -201,7 +220,8 @@ def console(*, stderr: bool = False) -> "Console":
     )
 
 
-def _print(shown: "RenderableType") -> None:
+def show(shown: "RenderableType") -> None:
+    """Print something laid out to stdout."""
     target = console()
     if target.is_terminal:
         target.print(shown)
@@ -237,6 +257,11 @@ def elapsed(moment: object, now: datetime | None = None) -> str:
     return f"{max(0, seconds)}s"
 
 
+def style(value: object) -> str:
+    """Return the style in which a word such as a state is shown, empty for others."""
+    return _STYLES.get(str(value), "")
+
+
 def _says(value: object) -> bool:
     return value is not None and value not in ("", [], {})
 
@@ -268,4 +293,4 @@ def _line(parts: Sequence[object]) -> Any:
 def _styled(value: object, *, flat: bool = False) -> Any:
     from rich.text import Text
 
-    return Text(_flat(value) if flat else _text(value), style=_STYLES.get(str(value), ""))
+    return Text(_flat(value) if flat else _text(value), style=style(value))

@@ -25,6 +25,9 @@ def open_sqlite(path: Path, *, write: bool) -> Engine:
     locks SQLite cannot trust.
     """
     refuse_network_file_system(path.parent)
+    if write:
+        # SQLite's own files beside it take over its mode.
+        path.touch(mode=0o600)
     engine = sa.create_engine(
         f"sqlite+pysqlite:///{path}",
         poolclass=QueuePool,
