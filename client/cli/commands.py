@@ -33,7 +33,7 @@ COMMANDS = {
     "profile": "Profiles: the control planes that you have logged in to.",
     "docs": "Print where the API's documentation is.",
     "top": "Watch queues, workers and rates.",
-    "doctor": "Check settings, permissions, versions, clock, disk; say what to change.",
+    "doctor": "Check what can be wrong; say what to change.",
     "api": "Send a request to the API and print the answer.",
     "completion": "Print the script that makes a shell complete commands.",
 }

@@ -22,8 +22,9 @@ def doctor(
         bool, typer.Option("--tasks", help="Prove over the whole database that every unfinished task has an owner.")
     ] = False,
 ) -> None:
-    """Check settings, permissions, versions, clock, disk, workers and queues; say what to change.
+    """Check what can be wrong; say what to change.
 
+    It looks at settings, permissions, versions, clock, disk, workers, queues and dead letters.
     Exits with 1 if something has failed; warnings do not count.
     """
     from client.doctor import Verdict

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import broker.api.app
 import client.cli.errors
+import client.sdk.errors
 import client.tour.story
 import worker.actions.registry
 import worker.children
@@ -17,7 +19,15 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 _FAILURE = re.compile(r'(?:FailureClass\.[A-Z]+|PROVIDER|THROTTLED|QUOTA|CREDENTIAL|REQUEST|LOCAL),\s*"([a-z_]+)"')
 _REFUSED = re.compile(r'Refused\("([a-z_]+)"')
-LOADED = (client.cli.errors, client.tour.story, worker.actions.registry, worker.children, worker.session)
+LOADED = (
+    broker.api.app,
+    client.sdk.errors,
+    client.cli.errors,
+    client.tour.story,
+    worker.actions.registry,
+    worker.children,
+    worker.session,
+)
 """Modules with errors of their own, imported so that the tree is whole."""
 
 
