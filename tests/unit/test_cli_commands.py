@@ -1,6 +1,7 @@
 """All commands: that they are alike, that their help helps, and that it comes fast."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.core import TyperGroup
 
 from client.cli.commands import COMMANDS, load
@@ -17,6 +19,9 @@ from tests.support.completion import completions
 
 Commands = dict[str, Any]
 LONGEST_LINE = 100
+ROOT = Path(__file__).resolve().parents[2]
+COMING = {"doctor", "top", "--version", "--help"} - COMMANDS.keys()
+"""What the pages may name that is no command of the list."""
 LOCAL = {"up", "serve", "worker run", "logout", "completion"}
 """Commands that print no data of the control plane."""
 
@@ -61,6 +66,22 @@ def test_every_commands_help_has_an_example_that_can_be_typed(
                 assert typed.startswith(f"warren {path}"), example
             assert len(example) <= LONGEST_LINE, example
             _parse(commands, shlex.split(typed, comments=True)[1:])
+
+
+def test_what_the_documentation_says_to_type_can_be_typed(commands: Commands) -> None:
+    """The commands in the code blocks of the README and of docs/ exist, with the options that are shown."""
+    tried = 0
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for line in block.splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["warren"] and words[1] not in COMING:
+                    tried += 1
+                    try:
+                        _parse(commands, words[1:])
+                    except (typer.TyperException, StopIteration) as error:
+                        pytest.fail(f"{page.name}: {line}: {error}")
+    assert tried > 100
 
 
 def _parse(commands: Commands, words: list[str]) -> None:
