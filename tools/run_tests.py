@@ -27,6 +27,8 @@ CHECKS = {
     # Warnings are errors: a link to what is not there fails.
     "docs": (("sphinx-build", "-q", "-W", "--keep-going", "-n", "-E", "docs", ".dev/site"),),
 }
+SIDE_BY_SIDE = frozenset({"unit", "contract", "integration", "acceptance"})
+"""Stages whose files may run beside each other: mostly they wait. The faults have time limits and run alone."""
 TEST_STAGES = ("unit", "contract", "integration", "faults", "acceptance", "browser")
 STAGES = (*CHECKS, *TEST_STAGES)
 
@@ -152,7 +154,8 @@ def run_stage(stage: str, pytest_args: Sequence[str], *, long: bool) -> Result:
     report = REPORTS / f"{stage}.xml"
     report.unlink(missing_ok=True)
     selection = () if long else ("-m", "not long")
-    command = (sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *selection, *pytest_args)
+    spread = ("-n", str(len(os.sched_getaffinity(0))), "--dist", "loadfile") if stage in SIDE_BY_SIDE else ()
+    command = (sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *spread, *selection, *pytest_args)
     status = _run((*command, f"tests/{stage}"), rounds=LONG_ROUNDS if long else None)
     passed, failed, skipped = read_counts(report)
     if status not in (0, NOTHING_COLLECTED):

@@ -12,11 +12,11 @@ import psutil
 import pytest
 from rich.console import Console
 
-from client.ports import free_port
 from client.processes import Child, stop
 from client.tour.model import start_stand_in
 from client.tour.screen import Screen
 from client.tour.story import Tour
+from tests.support.ports import free_port
 from tests.support.warren import COMMAND, Warren, environ, processes_of, until, warren_up
 
 TOUR_S = 60.0

@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.api import Api
 from tests.support.cluster import Cluster
+from tests.support.ports import free_port
 from tests.support.processes import FAST, wait_until
-from tests.support.sshd import PrivateSshd, free_port
+from tests.support.sshd import PrivateSshd
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from protocols.claim import ConnectionAccess
 from protocols.outcome import Outcome
 from protocols.states import Delivery, Effect, FailureClass, OutcomeKind
-from tests.support.sshd import PrivateSshd, free_port, private_key_text
+from tests.support.ports import free_port
+from tests.support.sshd import PrivateSshd, private_key_text
 from worker.actions.seam import Invocation, Stopped
 from worker.actions.ssh import SshExec, execute, pool, sockets
 from worker.actions.ssh import action as ssh_action

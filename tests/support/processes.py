@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import psutil
 
 from tests.support.actions import CATALOGUE
 from tests.support.api import Api
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
@@ -45,13 +45,6 @@ def wait_until(what: str, look: Callable[[], T], timeout_s: float = DEADLINE_S) 
         time.sleep(pause)
         pause = min(pause * 1.5, 0.2)
     return found
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Process:

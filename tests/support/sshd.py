@@ -17,6 +17,8 @@ import psutil
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from tests.support.ports import free_port
+
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 
@@ -166,14 +168,6 @@ def sshd_program() -> str:
     if program is None:
         raise SshdMissing("these tests need an OpenSSH server: apt-get install openssh-server")
     return program
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def private_key_text(key: Ed25519PrivateKey) -> str:

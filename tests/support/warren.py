@@ -13,7 +13,7 @@ from typing import IO, Any
 import psutil
 
 from client.http import ApiClient
-from client.ports import free_port
+from tests.support.ports import free_port
 
 COMMAND = (sys.executable, "-m", "client")
 DEADLINE_S = 90.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client.cli.main import main
-from client.ports import free_port
+from tests.support.ports import free_port
 from tests.support.scripted_http import Answer, ScriptedServer
 
 TASK = {"id": "task_1", "state": "queued"}

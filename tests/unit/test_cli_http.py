@@ -9,7 +9,7 @@ import pytest
 from client.follow import Piece, follow
 from client.http import ApiClient
 from client.instance import check_unused
-from client.ports import check_port_free, free_port
+from client.ports import check_port_free
 from protocols.errors import (
     AddressInUse,
     Conflict,
@@ -23,6 +23,7 @@ from protocols.errors import (
     Unreachable,
     WarrenError,
 )
+from tests.support.ports import free_port
 from tests.support.scripted_http import Answer, ScriptedServer
 
 KEY = "wk_very-private"

@@ -7,9 +7,9 @@ import pytest
 
 from client.http import ApiClient
 from client.http_errors import Untrusted
-from client.ports import free_port
 from client.retry import Patience, RetryPolicy
 from protocols.errors import InvalidInput, NotFound, StorageFull, Unavailable, Unreachable, WarrenError
+from tests.support.ports import free_port
 from tests.support.scripted_http import Answer, ScriptedServer
 
 BUSY = Answer(status=503, body={"error": {"code": "unavailable", "message": "not now"}})
