@@ -166,7 +166,7 @@ def test_the_overview_counts_workers_agents_and_dead_letters(store: Store) -> No
         worker("d", identity_key=None, last_seen_at=NOW - 1000, presence="offline"),
     )
     add(store, agents, agent("a"), agent("b", status="offline"), agent("c", deleted_at=5))
-    letter = {"id": "dead_1", "task_id": "task_1", "action": "resize", "lane": "q.t.default.python"}
+    letter: dict[str, Any] = {"id": "dead_1", "task_id": "task_1", "action": "resize", "lane": "q.t.default.python"}
     letter |= {"cause": "manual", "attempts": 1, "tries": 1, "dead_at": 1}
     add(store, dead_letters, {**letter, "resolved_at": None}, {**letter, "id": "dead_2", "resolved_at": 2})
     found = overview(store, 7)
