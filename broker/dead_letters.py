@@ -34,7 +34,12 @@ _DEAD_TASKS = sa.select(
 class LetterFilter(BaseModel):
     """Which of the dead letters that nobody has dealt with; what is left out chooses all."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"cause": "unavailable", "dead_after": "2031-01-31T12:00:00Z"}]},
+    )
 
     cause: CauseOfDeath | None = None
     action: Annotated[str, Field(max_length=128)] | None = None

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from broker.audit import record
 from broker.events import worker_event
+from broker.fields import named, unless_reserved
 from broker.store.store import Store
 from broker.store.tables import workers
 from broker.store.writer import Transaction
@@ -24,6 +25,8 @@ from protocols.states import Approval, Presence
 
 MAX_PENDING = 1000
 """Workers that wait for approval; a stolen worker key cannot fill the database with more."""
+RESERVED_NAMES = frozenset({"overview", ".", ".."})
+"""Words that stand in the place of a worker's name in a path, and what no path can end with."""
 _RANDOM_ID_BYTES = 13
 
 
@@ -80,7 +83,7 @@ class Registration(BaseModel):
         },
     )
 
-    name: Annotated[Line, Field(min_length=1)]
+    name: Annotated[Line, Field(min_length=1), named(unless_reserved(RESERVED_NAMES))]
     hostname: Line = ""
     ip_address: Annotated[str, Field(max_length=64)] | None = None
     max_agents: Annotated[int, Field(ge=0, le=1_000_000)] | None = None

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from statistics import fmean
 from typing import Any
 
@@ -15,8 +16,21 @@ from protocols.states import Approval, Presence
 
 REPORTING_MS = 60_000
 """A worker without a session counts as online for so long after its last report."""
-STATUSES = (*(approval.value for approval in Approval if approval is not Approval.APPROVED), *Presence)
-"""A worker's presence, or its approval while that is not `approved`."""
+
+
+class WorkerStatus(StrEnum):
+    """A worker's presence, or its approval while that is not `approved`."""
+
+    PENDING = Approval.PENDING.value
+    REJECTED = Approval.REJECTED.value
+    REVOKED = Approval.REVOKED.value
+    ONLINE = Presence.ONLINE.value
+    SUSPECT = Presence.SUSPECT.value
+    LOST = Presence.LOST.value
+    DRAINING = Presence.DRAINING.value
+    OFFLINE = Presence.OFFLINE.value
+
+
 _LIVE = frozenset({Presence.ONLINE.value, Presence.SUSPECT.value, Presence.DRAINING.value})
 
 
@@ -59,7 +73,7 @@ def presence_of(now: int) -> sa.ColumnElement[str]:
 
 
 def status_of(now: int) -> sa.ColumnElement[str]:
-    """Return a worker's status, one of `STATUSES`."""
+    """Return a worker's status, a WorkerStatus."""
     return sa.case((workers.c.approval == Approval.APPROVED.value, presence_of(now)), else_=workers.c.approval)
 
 
@@ -104,7 +118,7 @@ def overview(connection: Connection, now: int) -> Overview:
     beats = [row.heartbeat for row in approved if row.presence in _LIVE and row.heartbeat]
     return Overview(
         total=len(rows),
-        by_status=_counts(STATUSES, (row.status for row in rows)),
+        by_status=_counts(WorkerStatus, (row.status for row in rows)),
         by_presence=_counts(Presence, (row.presence for row in rows)),
         by_approval=_counts(Approval, (row.approval for row in rows)),
         running=sum(row.running for row in rows),

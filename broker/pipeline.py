@@ -11,13 +11,14 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from broker.events import task_event
+from broker.fields import PoolName
 from broker.store.tables import tasks, workers
 from broker.store.writer import Transaction
 from protocols import ids
 from protocols.codec import pack, unpack
 from protocols.envelope import MAX_ENVELOPE_BYTES, MAX_INPUT_BYTES, pack_input
-from protocols.errors import Conflict, InvalidInput, InvalidName, NotFound, TooLarge, WarrenError
-from protocols.names import BuiltinAction, LaneKind, check_name, lane_name, pinned_lane_name
+from protocols.errors import Conflict, InvalidInput, NotFound, TooLarge, WarrenError
+from protocols.names import BuiltinAction, LaneKind, lane_name, pinned_lane_name
 from protocols.states import Approval, Delivery, Priority, TaskState
 
 MAX_STEPS = 20
@@ -43,7 +44,7 @@ class StepForm(BaseModel):
     action: Word
     input: dict[str, Any] = Field(default_factory=dict)
     args: list[Any] = Field(default_factory=list)
-    pool: Word | None = None
+    pool: PoolName | None = None
     worker: Word | None = None
     priority: Literal["low", "normal", "high", "critical"] | None = None
     delivery: Delivery = Delivery.AT_LEAST_ONCE
@@ -60,15 +61,6 @@ class StepForm(BaseModel):
         if action in tuple(BuiltinAction):
             raise ValueError(f"a step is a Python function; {action} can only come first")
         return action
-
-    @field_validator("pool")
-    @classmethod
-    def _pool_is_a_name(cls, pool: str | None) -> str | None:
-        try:
-            return None if pool is None else check_name(pool, "pool")
-        except InvalidName as error:
-            # Told like this, the answer says which step it is.
-            raise ValueError(error.message) from error
 
 
 def pack_plan(steps: Sequence[StepForm], worker_id: Callable[[str], str]) -> bytes | None:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from broker.agents import AgentStatus, find_agent
 from broker.events import task_event
+from broker.fields import PoolName
 from broker.pipeline import MAX_STEPS, StepForm, pack_plan
 from broker.preferences import PreferenceStore, TaskPreferences
 from broker.store.tables import connections, providers, tasks, workers
@@ -21,7 +22,7 @@ from broker.store.writer import Transaction, Writer
 from protocols import ids
 from protocols.envelope import pack_input
 from protocols.errors import Conflict, IdempotencyMismatch, InvalidInput, NotFound
-from protocols.names import DEFAULT_POOL, BuiltinAction, LaneKind, check_name, lane_name, pinned_lane_name
+from protocols.names import DEFAULT_POOL, BuiltinAction, LaneKind, lane_name, pinned_lane_name
 from protocols.states import Delivery, Priority, TaskState
 
 _LAST_MS = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp() * 1000)
@@ -61,7 +62,7 @@ class TaskForm(BaseModel):
     args: list[Any] = Field(default_factory=list)
     provider: Word | None = None
     connection: Word | None = None
-    pool: Word | None = None
+    pool: PoolName | None = None
     worker: Word | None = None
     agent_id: Word | None = None
     instructions: Annotated[str, Field(max_length=MAX_INSTRUCTIONS)] | None = None
@@ -78,11 +79,6 @@ class TaskForm(BaseModel):
     title: Title | None = None
     description: Description | None = None
     then: list[StepForm] = Field(default_factory=list, max_length=MAX_STEPS)
-
-    @field_validator("pool")
-    @classmethod
-    def _pool_is_a_name(cls, pool: str | None) -> str | None:
-        return None if pool is None else check_name(pool, "pool")
 
     @field_validator("deadline")
     @classmethod

@@ -4,39 +4,35 @@ import asyncio
 from typing import Annotated
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 
 from broker.agents import RESERVED_NAMES, AgentStatus, find_agent, living_agents, shown_status
 from broker.api.auth import Control, Operator, Viewer
-from broker.api.fields import Line, PoolName, Reference
+from broker.api.fields import Line, Reference, change_schema
+from broker.api.filters import one_state
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
+from broker.fields import PoolName, named, unless_reserved
 from broker.store.tables import agent_versions, agents
 from broker.views import AgentVersionView, AgentView, Page, agent_view
-from protocols.errors import InvalidName, NotFound
+from protocols.errors import NotFound
 from protocols.names import DEFAULT_POOL
 
 router = APIRouter(prefix="/agents", tags=["agents"], route_class=StrictRoute)
-
-
-def _agent_name(name: str) -> str:
-    if name in RESERVED_NAMES:
-        raise InvalidName(f"the name {name!r} is reserved: choose another word", field="name")
-    return name
 
 
 AgentName = Annotated[
     str, Field(min_length=1, max_length=128, pattern=r"^[^\s/\x00-\x1f\x7f]([^/\x00-\x1f\x7f]*[^\s/\x00-\x1f\x7f])?$")
 ]
 """Some words that can stand in a path: no slash, no control character, no space at either end."""
-NewAgentName = Annotated[AgentName, AfterValidator(_agent_name)]
+NewAgentName = Annotated[AgentName, named(unless_reserved(RESERVED_NAMES))]
 Description = Annotated[str, Field(max_length=10_000)]
 SystemPrompt = Annotated[str, Field(max_length=32_768)]
 Model = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
-VersionNumber = Annotated[int, Path(ge=1, le=2**31 - 1)]
+VersionNumber = Annotated[int, Path(ge=1, le=2**31 - 1, description="From 1.")]
 
 
 def _distinct(tools: list[str]) -> list[str]:
@@ -49,7 +45,11 @@ Tools = Annotated[list[Line], Field(max_length=100), AfterValidator(_distinct)]
 class AgentChange(BaseModel):
     """What shall change; the rest stays."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra=change_schema({"llm_model": "gpt-5", "enabled_tools": ["search"]}),
+    )
 
     name: NewAgentName = ""
     description: Description | None = None
@@ -65,6 +65,20 @@ class AgentChange(BaseModel):
 class AgentForm(AgentChange):
     """A new agent."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "Researcher",
+                    "role": "research",
+                    "llm_provider": "openai",
+                    "llm_model": "gpt-5-mini",
+                    "system_prompt": "You answer briefly, and name your sources.",
+                }
+            ]
+        },
+    )
+
     name: NewAgentName
 
 
@@ -73,16 +87,13 @@ async def list_agents(
     control: Control,
     _: Viewer,
     window: Windowed,
-    state: AgentStatus | None = None,
-    status: AgentStatus | None = None,
-    status_filter: AgentStatus | None = None,
-    role: Annotated[str | None, Query(max_length=128)] = None,
+    state: Annotated[AgentStatus | None, Depends(one_state(AgentStatus))],
+    role: Annotated[str | None, Query(max_length=128, description="Only those with this role.")] = None,
 ) -> Page[AgentView]:
     """List agents, oldest first."""
     query = living_agents()
-    chosen_status = state or status or status_filter
-    if chosen_status is not None:
-        query = query.where(shown_status() == chosen_status.value)
+    if state is not None:
+        query = query.where(shown_status() == state.value)
     if role is not None:
         query = query.where(agents.c.role == role)
     return await asyncio.wrap_future(control.store.read(read_page(query, agents.c.id, window, agent_view)))

@@ -10,6 +10,7 @@ from broker.api.fields import Reference
 from broker.api.strict_json import StrictRoute
 from broker.api.tasks import read_task
 from broker.commands import Order
+from broker.fields import PoolName
 from broker.views import TaskView, View
 from protocols.names import DEFAULT_POOL
 from protocols.states import FINISHED_STATES, TaskState
@@ -29,24 +30,30 @@ def _bounded(command: str) -> str:
 class ConnectionTestForm(BaseModel):
     """Who shall try, and for how long."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, json_schema_extra={"examples": [{"timeout_s": 10}]}
+    )
 
     timeout_s: Annotated[float, Field(ge=1, le=120, allow_inf_nan=False)] = 30.0
-    pool: Reference = DEFAULT_POOL
+    pool: PoolName = DEFAULT_POOL
     worker: Reference | None = None
 
 
 class ExecuteForm(BaseModel):
     """A command for the login shell of the connection's user."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"command": "uptime", "timeout_s": 60, "wait_s": 10}]},
+    )
 
     command: Annotated[str, Field(min_length=1), AfterValidator(_bounded)]
     timeout_s: Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)] | None = None
     """Of the command; without it the setting `tasks.default_timeout_s` holds."""
     wait_s: Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)] = 60.0
     """How long the answer may take; the command goes on."""
-    pool: Reference = DEFAULT_POOL
+    pool: PoolName = DEFAULT_POOL
     worker: Reference | None = None
 
 

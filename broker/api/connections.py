@@ -10,7 +10,7 @@ from sqlalchemy import Select
 from sqlalchemy.engine import Connection
 
 from broker.api.auth import Admin, Control, Viewer
-from broker.api.fields import Line, NewName, Reference
+from broker.api.fields import Line, NewName, Reference, change_schema
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
@@ -32,7 +32,7 @@ class ConnectionChange(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         hide_input_in_errors=True,
-        json_schema_extra={"examples": [{"port": 2222}]},
+        json_schema_extra=change_schema({"port": 2222}),
     )
 
     name: NewName = ""

@@ -49,7 +49,13 @@ Chosen = Annotated[LetterFilter, Depends(_filter)]
 class DeadLetterForm(BaseModel):
     """A task that shall be given up."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "examples": [{"task_id": "task_01973cf0a6b07c3d8f0e2a4b6c8d9e1f", "reason": "of no use any more"}]
+        },
+    )
 
     task_id: Reference
     reason: Reason = ""

@@ -21,10 +21,15 @@ TAGS: list[dict[str, Any]] = [
     {"name": "tasks", "description": "Units of work: submit, look at, follow, cancel."},
     {"name": "events", "description": "The journal of all that happened, as lists and as streams."},
     {"name": "dead letters", "description": "Tasks that failed for good, and their second chance."},
+    {"name": "queues", "description": "What waits where, and the pausing of it."},
     {"name": "workers", "description": "The machines that run tasks, and whether they may."},
+    {"name": "agents", "description": "In whose name LLMs are asked: profiles, with their versions."},
     {"name": "providers", "description": "Where LLM calls go."},
     {"name": "SSH connections", "description": "Hosts that commands run on."},
     {"name": "secrets", "description": "API keys, private keys and passwords that tasks use."},
+    {"name": "files", "description": "What people and tasks leave with Warren."},
+    {"name": "settings", "description": "What an administrator changes while Warren runs."},
+    {"name": "analytics", "description": "Figures over some days, for people and for charts."},
     {"name": "API keys", "description": "Who may come in, and as what."},
     {"name": "audit", "description": "Who changed what."},
     {"name": "administration", "description": "Looking after the control plane itself."},
@@ -53,7 +58,12 @@ _LOCATION = {
     "required": True,
     "schema": {"type": "string", "format": "uri-reference"},
 }
-_PATH_PARAMETERS = {"reference": "An id or a name."}
+_PATH_PARAMETERS = {
+    "reference": "An id or a name.",
+    "lane": "The name of the queue.",
+    "category": "What comes before the dot in the setting's name.",
+    "key": "What comes after the dot in the setting's name.",
+}
 
 
 @dataclass(frozen=True, slots=True)

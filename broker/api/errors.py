@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from protocols.errors import (
     InvalidInput,
+    InvalidName,
     MethodNotAllowed,
     NotFound,
     RateLimited,
@@ -110,6 +111,8 @@ async def _on_invalid_request(request: Request, error: Exception) -> JSONRespons
     field = ".".join(where)[:200] or None
     # Only the message: pydantic's `input` and `ctx` may hold a secret.
     message = str(problems[0]["msg"]).removeprefix("Value error, ") if problems else "the request cannot be understood"
+    if problems and problems[0]["type"] == InvalidName.code:
+        return error_response(InvalidName(message, field=field), request_id(request))
     known = InvalidInput(f"{field}: {message}" if field else message, field=field)
     return error_response(known, request_id(request))
 

@@ -1,39 +1,18 @@
 """Kinds of form fields that several nouns share."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field
 
-from protocols.errors import InvalidName
-from protocols.names import NAME_PATTERN, check_name
+from broker.fields import NAME_SCHEMA, named, unless_reserved
+from protocols.names import check_name
 
 RESERVED_WORDS = frozenset({"expiring", "overview", "register", "session", "stats", "tools"})
-"""Words that stand in paths where a name could: what was called so could not be reached."""
+"""Words that stand in paths where a name could, or may one day."""
 
-
-def _checked(name: str) -> str:
-    try:
-        checked = check_name(name)
-    except InvalidName as error:
-        raise InvalidName(error.message, field="name") from error
-    if checked in RESERVED_WORDS:
-        raise InvalidName(f"name {name!r} is reserved: choose another word", field="name")
-    return checked
-
-
-def _checked_pool(name: str) -> str:
-    try:
-        return check_name(name, "pool")
-    except InvalidName as error:
-        raise InvalidName(error.message, field="pool") from error
-
-
-NewName = Annotated[str, AfterValidator(_checked), WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN}$"})]
+NewName = Annotated[str, named(check_name), named(unless_reserved(RESERVED_WORDS)), NAME_SCHEMA]
 """A name that can stand in lane names and addresses."""
-PoolName = Annotated[
-    str, AfterValidator(_checked_pool), WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN}$"})
-]
-"""The name of a pool, which stands in lane names."""
 Reference = Annotated[str, Field(min_length=1, max_length=128)]
 """The id or name of something that exists."""
 Line = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -44,6 +23,22 @@ Reason = Annotated[str, Field(max_length=1000)]
 class ReasonForm(BaseModel):
     """Why something shall happen: for the journal and the audit log."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, json_schema_extra={"examples": [{"reason": "no longer needed"}]}
+    )
 
     reason: Reason = ""
+
+
+def change_schema(*examples: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """Return the `json_schema_extra` of a form in which everything may be left out, and then stays as it is.
+
+    Its schema names no defaults: a client that sent them along would change what it never heard of.
+    """
+
+    def complete(schema: dict[str, Any]) -> None:
+        schema["examples"] = list(examples)
+        for field in schema["properties"].values():
+            field.pop("default", None)
+
+    return complete

@@ -4,17 +4,21 @@ import asyncio
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import PlainSerializer
+from starlette.requests import HTTPConnection
 
-from broker.api.auth import Control, Operator, Viewer
+from broker.api.auth import Control, Operator, Require, Viewer
 from broker.api.download import download
+from broker.api.errors import Refusal
 from broker.api.multipart import FIELD, read_upload
 from broker.api.paging import Windowed, read_page
 from broker.api.tasks import require_task
 from broker.artifacts import Arriving, Signature
+from broker.keys import Principal
 from broker.store.tables import artifacts
 from broker.views import Page, Time, View
+from protocols.states import Role
 
 router = APIRouter(prefix="/files", tags=["files"])
 v1_router = APIRouter(prefix="/files", include_in_schema=False)
@@ -29,19 +33,26 @@ _UPLOAD_BODY = {
                     "type": "object",
                     "required": [FIELD],
                     "properties": {FIELD: {"type": "string", "format": "binary"}},
+                    "examples": [{FIELD: "the bytes of report.pdf"}],
                 }
             }
         },
     }
 }
 _BYTES: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": meaning,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
-    for status, meaning in ((200, "The file"), (206, "The part of the file that `Range` names"))
+    200: {"description": "The file, in the type that it was uploaded with.", "content": {"*/*": {}}},
+    206: {"description": "The part of the file that `Range` names.", "content": {"*/*": {}}},
+    416: {"description": "The file ends before that part begins.", "model": Refusal},
 }
-TaskReference = Annotated[str | None, Query(min_length=1, max_length=80)]
+
+
+def _is_signed(connection: HTTPConnection) -> bool:
+    """Return whether a URL from `/files/{id}/url` is asked for, whose signature stands for a key."""
+    return "signature" in connection.query_params
+
+
+TaskReference = Annotated[str | None, Query(min_length=1, max_length=80, description="The task that it belongs to.")]
+Reader = Annotated[Principal | None, Depends(Require(Role.VIEWER, unless=_is_signed))]
 
 
 class FileView(View):
@@ -125,10 +136,11 @@ async def sign(control: Control, _: Viewer, request: Request, file_id: str) -> F
 @router.get("/{file_id}/content", operation_id="getFileContent", response_class=Response, responses=_BYTES)
 async def fetch_signed(
     control: Control,
+    _: Reader,
     request: Request,
     file_id: str,
-    expires: Annotated[int, Query(ge=0, le=2**53)],
-    signature: Annotated[str, Query(max_length=100)],
+    expires: Annotated[int, Query(ge=0, le=2**53, description="Until when, in seconds since 1970.")],
+    signature: Annotated[str, Query(max_length=100, description="What proves that the URL is Warren's own.")],
 ) -> Response:
     """Return a file's bytes to whoever has a URL from `/files/{id}/url`; no key is needed."""
     control.artifacts.check(file_id, Signature(expires, signature))

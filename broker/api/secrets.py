@@ -12,14 +12,14 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 
 from broker.api.auth import Admin, Control
-from broker.api.fields import Line, NewName
+from broker.api.fields import Line, NewName, change_schema
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
 from broker.resources import SECRET, find
 from broker.store.tables import secrets
 from broker.views import Page, Time, View
-from protocols.errors import Forbidden, InvalidInput, InvalidName
+from protocols.errors import Forbidden, InvalidInput
 
 MAX_VALUE_BYTES = 64 * 1024
 MASK = "********"
@@ -31,12 +31,6 @@ _LONG = 10**15
 router = APIRouter(prefix="/secrets", tags=["secrets"], route_class=StrictRoute)
 
 
-def _not_a_path(name: str) -> str:
-    if name == "expiring":
-        raise InvalidName("/secrets/expiring is a list: choose another name", field="name")
-    return name
-
-
 def _bounded(value: SecretStr) -> SecretStr:
     size = len(value.get_secret_value().encode())
     if not 1 <= size <= MAX_VALUE_BYTES:
@@ -44,8 +38,9 @@ def _bounded(value: SecretStr) -> SecretStr:
     return value
 
 
-SecretName = Annotated[NewName, AfterValidator(_not_a_path)]
 Value = Annotated[SecretStr, AfterValidator(_bounded)]
+Days = Annotated[int, Query(ge=0, le=3650, description="Those that expire within so many days from now.")]
+Reveal = Annotated[bool, Query(description="Answer with the value in place of its mask.")]
 
 
 class SecretChange(BaseModel):
@@ -54,10 +49,10 @@ class SecretChange(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         hide_input_in_errors=True,
-        json_schema_extra={"examples": [{"expires_at": "2031-01-31T12:00:00Z"}]},
+        json_schema_extra=change_schema({"expires_at": "2031-01-31T12:00:00Z"}),
     )
 
-    name: SecretName = ""
+    name: NewName = ""
     value: Value = SecretStr("")
     category: Annotated[Line, Field(max_length=64)] | None = None
     expires_at: AwareDatetime | None = None
@@ -70,7 +65,7 @@ class SecretForm(SecretChange):
         json_schema_extra={"examples": [{"name": "openai-key", "value": "sk-…", "category": "llm"}]},
     )
 
-    name: SecretName
+    name: NewName
     value: Value
 
 
@@ -113,9 +108,7 @@ async def create(control: Control, admin: Admin, form: SecretForm, response: Res
 
 
 @router.get("/expiring", operation_id="listExpiringSecrets")
-async def list_expiring(
-    control: Control, _: Admin, window: Windowed, days: Annotated[int, Query(ge=0, le=3650)] = 30
-) -> Page[SecretView]:
+async def list_expiring(control: Control, _: Admin, window: Windowed, days: Days = 30) -> Page[SecretView]:
     """List secrets that expire within so many days or have expired, soonest first."""
     # Times are not unique, and a list needs a place of its own for each row.
     place = (sa.cast(secrets.c.expires_at + _LONG, sa.String) + secrets.c.id).label("place")
@@ -125,7 +118,7 @@ async def list_expiring(
 
 
 @router.get("/{reference}", operation_id="getSecret")
-async def show(control: Control, admin: Admin, reference: str, reveal: bool = False) -> SecretView:
+async def show(control: Control, admin: Admin, reference: str, reveal: Reveal = False) -> SecretView:
     """Return a secret by id or name; `reveal` asks for its value, which the audit log notes."""
     if not reveal:
         return await _read(control, reference)

@@ -4,7 +4,7 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from broker.api.auth import Admin, Control
 from broker.api.strict_json import StrictRoute
@@ -54,12 +54,12 @@ class SettingsForm(BaseModel):
     )
 
 
-Settings = dict[str, dict[str, SettingView]]
-"""By category and key."""
+class SettingsView(RootModel[dict[str, dict[str, SettingView]]]):
+    """All settings, by category and key."""
 
 
 @router.get("", operation_id="listSettings", summary="List settings")
-async def list_settings(control: Control, _: Admin) -> Settings:
+async def list_settings(control: Control, _: Admin) -> SettingsView:
     """List all settings by category and key, with their defaults and who changed them last."""
     return _listed(control)
 
@@ -72,7 +72,7 @@ async def health(control: Control, _: Admin) -> Condition:
 
 @router.put("/bulk", operation_id="replaceSettings", summary="Change several settings")
 @router.patch("/bulk", operation_id="changeSettings", summary="Change several settings")
-async def change_several(control: Control, admin: Admin, form: SettingsForm) -> Settings:
+async def change_several(control: Control, admin: Admin, form: SettingsForm) -> SettingsView:
     """Set several values, all of them or none; answers with all settings."""
     await asyncio.wrap_future(control.preferences.change(form.settings, admin.name))
     return _listed(control)
@@ -83,12 +83,12 @@ async def change_several(control: Control, admin: Admin, form: SettingsForm) -> 
 async def change(control: Control, admin: Admin, category: str, key: str, form: SettingForm) -> SettingView:
     """Set one value. It holds from the next request on."""
     await asyncio.wrap_future(control.preferences.change({f"{category}.{key}": form.value}, admin.name))
-    return _listed(control)[category][key]
+    return _listed(control).root[category][key]
 
 
-def _listed(control: ControlPlane) -> Settings:
-    listed: Settings = {}
+def _listed(control: ControlPlane) -> SettingsView:
+    listed: dict[str, dict[str, SettingView]] = {}
     for preference in control.preferences.listed():
         category, _, key = preference.name.partition(".")
         listed.setdefault(category, {})[key] = SettingView.model_validate(preference)
-    return listed
+    return SettingsView(listed)

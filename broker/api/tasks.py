@@ -11,6 +11,7 @@ from sqlalchemy import Select
 from sqlalchemy.engine import Connection
 
 from broker.api.auth import Control, Operator, Viewer
+from broker.api.fields import ReasonForm, change_schema
 from broker.api.filters import one_state
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
@@ -170,7 +171,11 @@ class BulkAnswer(BaseModel):
 class TaskChange(BaseModel):
     """What shall change; the rest stays."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra=change_schema({"title": "Three rivers", "priority": "high"}),
+    )
 
     title: Title | None = None
     description: Description | None = None
@@ -186,18 +191,6 @@ class TaskStats(BaseModel):
     by_state: dict[str, int]
     by_status: dict[str, int]
     by_priority: dict[str, int]
-
-
-class CancelForm(BaseModel):
-    """Why a task shall end."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        hide_input_in_errors=True,
-        json_schema_extra={"examples": [{"reason": "no longer needed"}]},
-    )
-
-    reason: Annotated[str, Field(max_length=1000)] = ""
 
 
 @router.post("", status_code=201, operation_id="submitTask", responses={200: {"model": TaskView, **_KNOWN}})
@@ -273,7 +266,7 @@ async def retry(control: Control, operator: Operator, task_id: str) -> TaskView:
 
 
 @router.post("/{task_id}/cancel", operation_id="cancelTask")
-async def cancel(control: Control, operator: Operator, task_id: str, form: CancelForm | None = None) -> TaskView:
+async def cancel(control: Control, operator: Operator, task_id: str, form: ReasonForm | None = None) -> TaskView:
     """Cancel a task: at once if no worker has begun it, otherwise its worker is asked to stop."""
     reason = form.reason if form else ""
     await asyncio.wrap_future(control.tasks.cancel(task_id, reason, operator.name))

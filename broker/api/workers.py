@@ -11,20 +11,20 @@ from starlette.requests import Request
 
 from broker.api.auth import Admin, Anyone, Control, Machine, Viewer, authorize
 from broker.api.fields import ReasonForm
+from broker.api.filters import one_state
 from broker.api.paging import Window, Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.api.tasks import summaries
 from broker.control import ControlPlane
+from broker.fields import PoolName
 from broker.fleet import HttpHeartbeat, Registration, Verdict, find_worker
-from broker.fleet_view import STATUSES, overview, serves, status_of, unfinished_of, worker_rows
+from broker.fleet_view import WorkerStatus, overview, serves, status_of, unfinished_of, worker_rows
 from broker.store.tables import tasks, workers
 from broker.views import Page, TaskSummary, View, WorkerView, task_summary, worker_view
 from protocols.errors import WarrenError
-from protocols.names import check_name
 from protocols.states import Role
 
 router = APIRouter(tags=["workers"], route_class=StrictRoute)
-StatusName = Annotated[str, Query(pattern=f"^({'|'.join(STATUSES)})$")]
 
 _log = structlog.get_logger(__name__)
 
@@ -72,19 +72,17 @@ async def session(websocket: WebSocket) -> None:
 class _Filter:
     """Which workers were asked for; None: all of them."""
 
-    status: str | None
+    status: WorkerStatus | None
     pool: str | None
     group: str | None
 
 
 async def _filter(
-    status: StatusName | None = None,
-    state: StatusName | None = None,
-    status_filter: StatusName | None = None,
-    pool: Annotated[str | None, Query(max_length=63)] = None,
-    group: Annotated[str | None, Query(max_length=128)] = None,
+    status: Annotated[WorkerStatus | None, Depends(one_state(WorkerStatus))],
+    pool: Annotated[PoolName | None, Query(description="Only those that serve this pool.")] = None,
+    group: Annotated[str | None, Query(max_length=128, description="Only those of this group.")] = None,
 ) -> _Filter:
-    return _Filter(status or state or status_filter, None if pool is None else check_name(pool, "pool"), group)
+    return _Filter(status, pool, group)
 
 
 Filtered = Annotated[_Filter, Depends(_filter)]
@@ -190,7 +188,7 @@ async def _read_workers(control: ControlPlane, window: Window, chosen: _Filter) 
     now = control.clock.now()
     query = worker_rows(now)
     if chosen.status is not None:
-        query = query.where(status_of(now) == chosen.status)
+        query = query.where(status_of(now) == chosen.status.value)
     if chosen.pool is not None:
         query = query.where(serves(chosen.pool))
     if chosen.group is not None:

@@ -3,20 +3,23 @@
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jsonschema_rs
 import pytest
 import pytest_asyncio
 from fastapi.routing import RouteContext, iter_route_contexts
+from pydantic import TypeAdapter, ValidationError
 from starlette.routing import WebSocketRoute
 
 from broker.api.app import create_api
 from broker.api.document import DocumentedApi
-from broker.api.fields import RESERVED_WORDS
 from broker.api.mounts import BASE_PATH
+from broker.api.secrets import SecretForm
 from broker.app import running
+from broker.fleet import Registration
 from broker.settings import Settings
 from protocols.clock import SystemClock
 
@@ -24,7 +27,13 @@ CAMEL_CASE = re.compile(r"[a-z][a-z0-9]*([A-Z][a-z0-9]*)*")
 WITHOUT_KEY = {"/health", "/healthz", "/livez", "/readyz"}
 ONE_VERB = {f"{BASE_PATH}/admin/workers/{{reference}}/approve"}
 """Paths whose contract has PATCH alone."""
-LOOKED_UP_BY_NAME = ("{reference}",)
+MEANT_TO_HIDE = ("GET", "/v1/files/{file_id}", "/v1/files/{file_id}")
+"""Contract 001 has a file's bytes where contract 002 has what is known of it: each base answers as its own does."""
+NAMES: dict[str, Any] = {
+    "workers": Registration.model_fields["name"],
+    "secrets": SecretForm.model_fields["name"],
+}
+"""How things are named, by the collection in whose paths fixed words stand beside their names."""
 
 
 class Operation(NamedTuple):
@@ -245,11 +254,12 @@ def test_no_route_hides_another(api: DocumentedApi) -> None:
     """A path that is fixed comes before one with a variable in its place, under every base."""
     routes = list(iter_route_contexts(api.routes))
     assert len(routes) > 100
-    for number, route in enumerate(routes):
-        path = re.sub(r"\{[^}]*\}", "any~thing", str(route.path))
-        for earlier in routes[:number]:
-            if collide(earlier, route) and earlier.path_regex.match(path):
-                pytest.fail(f"{sorted(route.methods or ())} {route.path} is hidden by {earlier.path}")
+    hidden = [
+        (*sorted(route.methods or ()), str(route.path), str(earlier.path))
+        for earlier, route in combinations(routes, 2)
+        if collide(earlier, route) and earlier.path_regex.match(re.sub(r"\{[^}]*\}", "any~thing", str(route.path)))
+    ]
+    assert hidden == [MEANT_TO_HIDE]
 
 
 def collide(one: RouteContext, other: RouteContext) -> bool:
@@ -259,10 +269,31 @@ def collide(one: RouteContext, other: RouteContext) -> bool:
     return bool((one.methods or set()) & (other.methods or set()))
 
 
-def test_no_name_is_hidden_by_a_path(document: dict[str, Any]) -> None:
-    """A fixed word where a name could stand is a word that nothing may be called."""
-    paths = set(document["paths"])
-    for path in paths:
-        collection, _, last = path.rpartition("/")
-        if not last.startswith("{") and any(f"{collection}/{name}" in paths for name in LOOKED_UP_BY_NAME):
-            assert last in RESERVED_WORDS, f"{path}: {last!r} is not reserved in broker/api/fields.py"
+def test_no_name_is_hidden_by_a_path(api: DocumentedApi) -> None:
+    """A fixed word where a name could stand, for the same method, is a word that nothing may be called."""
+    words_of = fixed_words(api)
+    assert words_of.keys() == NAMES.keys()
+    for collection, words in words_of.items():
+        name = TypeAdapter(Annotated[str, *NAMES[collection].metadata])
+        assert name.validate_python("a-name")
+        for word in words:
+            with pytest.raises(ValidationError, match="reserved"):
+                name.validate_python(word)
+
+
+def fixed_words(api: DocumentedApi) -> dict[str, set[str]]:
+    """Return the words that stand beside `{reference}`, by collection."""
+    paths = [
+        (method, str(route.path).split("/"))
+        for route in iter_route_contexts(api.routes)
+        for method in route.methods or ()
+        if str(route.path).startswith(BASE_PATH)
+    ]
+    found: dict[str, set[str]] = {}
+    for (method, named), (other_method, fixed) in permutations(paths, 2):
+        if method == other_method and "{reference}" in named and len(named) == len(fixed):
+            place = named.index("{reference}")
+            different = [at for at, (one, other) in enumerate(zip(named, fixed, strict=True)) if one != other]
+            if different == [place]:
+                found.setdefault("/".join(fixed[3:place]), set()).add(fixed[place])
+    return found
