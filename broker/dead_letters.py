@@ -7,11 +7,12 @@ from functools import partial
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.engine import Connection
 
 from broker.audit import record
+from broker.fields import Moment
 from broker.store.store import Store
 from broker.store.tables import dead_letters, tasks
 from broker.store.writer import Transaction
@@ -45,9 +46,9 @@ class LetterFilter(BaseModel):
     action: Annotated[str, Field(max_length=128)] | None = None
     lane: Annotated[str, Field(max_length=200)] | None = None
     error_code: Annotated[str, Field(max_length=128)] | None = None
-    dead_after: AwareDatetime | None = None
+    dead_after: Moment | None = None
     """From this time on."""
-    dead_before: AwareDatetime | None = None
+    dead_before: Moment | None = None
     """Up to, and without, this time."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:

@@ -1,9 +1,11 @@
-"""Names in forms: checked where they arrive, so that a refusal says where in the form the bad one stands."""
+"""Names and times in forms: checked where they arrive, so that a refusal says where in the form the bad one stands."""
 
+import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from protocols.errors import InvalidName
@@ -34,6 +36,22 @@ def unless_reserved(words: frozenset[str]) -> Callable[[str], str]:
     return check
 
 
+def _dated(value: object) -> object:
+    if not isinstance(value, datetime) and not (isinstance(value, str) and _DATE.match(value)):
+        raise ValueError("write a time, such as 2030-01-31T12:00:00Z")
+    return value
+
+
+def _zoned(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("write the time zone, such as 2030-01-31T12:00:00Z")
+    return moment
+
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
+Moment = Annotated[datetime, BeforeValidator(_dated), AfterValidator(_zoned)]
+"""A time with its zone (RFC 3339). A number is none, though others read it as seconds, or as milliseconds."""
 NAME_SCHEMA = WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN}$"})
 PoolName = Annotated[str, named(lambda pool: check_name(pool, "pool")), NAME_SCHEMA]
 """The name of a pool, which stands in lane names."""

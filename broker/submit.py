@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import Row, Table
 from sqlalchemy.engine import Connection
 
 from broker.agents import AgentStatus, find_agent
 from broker.events import task_event
-from broker.fields import PoolName
+from broker.fields import Moment, PoolName
 from broker.pipeline import MAX_STEPS, StepForm, pack_plan
 from broker.preferences import PreferenceStore, TaskPreferences
 from broker.store.tables import connections, providers, tasks, workers
@@ -72,20 +72,13 @@ class TaskForm(BaseModel):
     delivery: Delivery | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)] | None = None
-    deadline: datetime | None = None
+    deadline: Moment | None = None
     delay_s: float = Field(default=0.0, ge=0, le=366 * 86400, allow_inf_nan=False)
     concurrency_key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     concurrency_limit: int = Field(default=1, ge=1, le=10_000)
     title: Title | None = None
     description: Description | None = None
     then: list[StepForm] = Field(default_factory=list, max_length=MAX_STEPS)
-
-    @field_validator("deadline")
-    @classmethod
-    def _deadline_has_a_zone(cls, deadline: datetime | None) -> datetime | None:
-        if deadline is not None and deadline.tzinfo is None:
-            raise ValueError("write the time zone, such as 2030-01-31T12:00:00Z")
-        return deadline
 
     @model_validator(mode="after")
     def _fits_its_action(self) -> "TaskForm":

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Select
 from sqlalchemy.engine import Connection
 
@@ -16,6 +16,7 @@ from broker.api.strict_json import StrictRoute
 from broker.api.tasks import read_task
 from broker.control import ControlPlane
 from broker.dead_letters import LetterFilter, stats
+from broker.fields import Moment
 from broker.store.tables import dead_letters, tasks
 from broker.views import DeadLetterView, Page, TaskView, Time, View, dead_letter_view
 from protocols.errors import InvalidInput, NotFound
@@ -29,8 +30,8 @@ async def _filter(
     action: Annotated[str | None, Query(max_length=128, description="Only those with this action.")] = None,
     lane: Annotated[str | None, Query(max_length=200, description="Only those of this queue.")] = None,
     error_code: Annotated[str | None, Query(max_length=128, description="Only those with this error code.")] = None,
-    dead_after: Annotated[AwareDatetime | None, Query(description="Only those that died then or later.")] = None,
-    dead_before: Annotated[AwareDatetime | None, Query(description="Only those that died before.")] = None,
+    dead_after: Annotated[Moment | None, Query(description="Only those that died then or later.")] = None,
+    dead_before: Annotated[Moment | None, Query(description="Only those that died before.")] = None,
 ) -> LetterFilter:
     """Return which dead letters the query asks for."""
     return LetterFilter(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Query, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from sqlalchemy.engine import Connection
 
 from broker.api.auth import Admin, Control
@@ -16,6 +16,7 @@ from broker.api.fields import Line, NewName, change_schema
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
+from broker.fields import Moment
 from broker.resources import SECRET, find
 from broker.store.tables import secrets
 from broker.views import Page, Time, View
@@ -55,7 +56,7 @@ class SecretChange(BaseModel):
     name: NewName = ""
     value: Value = SecretStr("")
     category: Annotated[Line, Field(max_length=64)] | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
 
 class SecretForm(SecretChange):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Header, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select
 from sqlalchemy.engine import Connection
 
@@ -16,6 +16,7 @@ from broker.api.filters import one_state
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
+from broker.fields import Moment
 from broker.store.tables import agents, connections, name_of, providers, tasks, workers
 from broker.submit import MAX_INSTRUCTIONS, Description, PriorityName, Submission, TaskForm, Title
 from broker.views import Page, TaskSummary, TaskView, task_summary, task_view
@@ -82,8 +83,8 @@ async def chosen(
     pool: Annotated[str | None, _word("Only those for this pool.")] = None,
     worker_id: Annotated[str | None, _word("Only those that this worker ran last, by its id or name.")] = None,
     parent_id: Annotated[str | None, _word("Only those that name this task as their parent.")] = None,
-    created_after: Annotated[AwareDatetime | None, _moment("Only those created at this moment or later.")] = None,
-    created_before: Annotated[AwareDatetime | None, _moment("Only those created before this moment.")] = None,
+    created_after: Annotated[Moment | None, _moment("Only those created at this moment or later.")] = None,
+    created_before: Annotated[Moment | None, _moment("Only those created before this moment.")] = None,
     idempotency_key: Annotated[
         str | None,
         Query(
@@ -180,7 +181,7 @@ class TaskChange(BaseModel):
     title: Title | None = None
     description: Description | None = None
     priority: PriorityName = "normal"
-    deadline: AwareDatetime | None = None
+    deadline: Moment | None = None
     instructions: Annotated[str, Field(max_length=MAX_INSTRUCTIONS)] | None = None
 
 

@@ -21,8 +21,8 @@ from tests.support.cluster import Cluster
 from tests.support.processes import FAST, wait_until
 
 REPEATABLE = ("--seed", "1", "--generation-deterministic")
-EXAMPLES = 5
-"""Random requests for each operation, beside the edges."""
+EXAMPLES = 2
+"""Random requests for each operation, beside the edges; the long search has no such limit."""
 LONG_S = int(os.environ.get("WARREN_FUZZ_S", "1800"))
 ENDLESS = ("followEvents",)
 """Not fuzzed, since an answer that never ends cannot be judged; what they refuse is tested below."""
@@ -53,6 +53,14 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield method.upper(), path, operation
+
+
+def twins(document: dict[str, Any]) -> Iterator[str]:
+    """Yield the names of operations whose handler, form and answer another one has too (see test_openapi.py)."""
+    for methods in document["paths"].values():
+        if {"put", "patch"} <= methods.keys():
+            yield methods["put"]["operationId"]
+    yield "listWorkersAsAdmin"
 
 
 def roles(operation: dict[str, Any]) -> set[str]:
@@ -94,9 +102,9 @@ def key_for(cluster: Cluster, role: str) -> str:
 @pytest.mark.timeout(600)
 def test_an_administrator_finds_no_fault(cluster: Cluster, document: dict[str, Any]) -> None:
     """No server error, no status, header, media type or body that is not in the document, in any order of requests."""
-    options = (*REPEATABLE, "--max-examples", str(EXAMPLES))
-    generated = fuzz(cluster, document, cluster.broker.key("admin"), *options)
-    assert generated > len(list(operations(document))) * EXAMPLES
+    options = ("--max-examples", str(EXAMPLES), *(f"--exclude-operation-id={name}" for name in twins(document)))
+    generated = fuzz(cluster, document, cluster.broker.key("admin"), *REPEATABLE, *options)
+    assert generated > len(list(operations(document))) * 20
     assert_unharmed(cluster)
 
 
