@@ -10,7 +10,8 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -26,6 +27,8 @@ EXAMPLES = 2
 LONG_S = int(os.environ.get("WARREN_FUZZ_S", "1800"))
 ENDLESS = ("followEvents",)
 """Not fuzzed, since an answer that never ends cannot be judged; what they refuse is tested below."""
+WAITING = ("testConnection", "executeOnConnection")
+"""Answer when a worker is done, up to minutes later, if the connection exists: fuzzed where none does."""
 UNJUDGED = ("positive_data_acceptance",)
 """What the fields of a form mean together, and which names exist, is not in a schema: valid data may be refused."""
 GENERATED = re.compile(r"^Test cases:\n +(\d[\d,]*) generated", re.MULTILINE)
@@ -40,9 +43,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+def excluded(names: Iterable[str]) -> list[str]:
+    """Return the options that leave these operations out."""
+    return [f"--exclude-operation-id={name}" for name in names]
+
+
+def included(names: Iterable[str]) -> list[str]:
+    """Return the options that leave all other operations out."""
+    return [f"--include-operation-id={name}" for name in names]
+
+
 @pytest.fixture(scope="module")
 def document(cluster: Cluster) -> dict[str, Any]:
     """The document."""
+    return document_of(cluster)
+
+
+def document_of(cluster: Cluster) -> dict[str, Any]:
+    """Return what a control plane says of itself."""
     headers = {"X-API-Key": cluster.broker.key("admin")}
     found: dict[str, Any] = httpx2.get(f"{cluster.broker.url}/openapi.json", headers=headers, trust_env=False).json()
     return found
@@ -74,7 +92,6 @@ def fuzz(cluster: Cluster, document: dict[str, Any], key: str | None, *options: 
     (directory / "openapi.json").write_text(json.dumps(document))
     command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run", "openapi.json"]
     command += ["--url", cluster.broker.url, "--checks", "all", "--exclude-checks", ",".join(UNJUDGED)]
-    command += [f"--exclude-operation-id={name}" for name in ENDLESS]
     command += ["--header", f"Authorization: Bearer {key}"] if key else []
     command += ["--continue-on-failure", "--request-timeout", "20", "--warnings", "off"]
     command += options
@@ -102,7 +119,7 @@ def key_for(cluster: Cluster, role: str) -> str:
 @pytest.mark.timeout(600)
 def test_an_administrator_finds_no_fault(cluster: Cluster, document: dict[str, Any]) -> None:
     """No server error, no status, header, media type or body that is not in the document, in any order of requests."""
-    options = ("--max-examples", str(EXAMPLES), *(f"--exclude-operation-id={name}" for name in twins(document)))
+    options = ("--max-examples", str(EXAMPLES), *excluded((*ENDLESS, *WAITING, *twins(document))))
     generated = fuzz(cluster, document, cluster.broker.key("admin"), *REPEATABLE, *options)
     assert generated > len(list(operations(document))) * 20
     assert_unharmed(cluster)
@@ -113,12 +130,22 @@ def test_an_administrator_finds_no_fault(cluster: Cluster, document: dict[str, A
 def test_nobody_else_finds_one(cluster: Cluster, document: dict[str, Any], role: str | None) -> None:
     """The same for a worker (what workers may do), and more shortly for a viewer, and without any key."""
     key = key_for(cluster, role) if role else None
-    chosen: tuple[str, ...] = ("--phases", "fuzzing", "--max-examples", "1")
+    chosen: tuple[str, ...] = ("--phases", "fuzzing", "--max-examples", "1", *excluded(ENDLESS))
     if role == "worker":
         theirs = [operation["operationId"] for *_, operation in operations(document) if role in roles(operation)]
-        chosen = ("--max-examples", str(EXAMPLES), *(f"--include-operation-id={name}" for name in theirs))
+        chosen = ("--max-examples", str(EXAMPLES), *included(theirs))
     fuzz(cluster, document, key, *REPEATABLE, *chosen)
     assert_unharmed(cluster)
+
+
+@pytest.mark.timeout(300)
+def test_what_waits_has_no_fault_either(tmp_path: Path) -> None:
+    """Operations that wait for workers take and refuse what the document says; here is nothing that they wait for."""
+    with Cluster(tmp_path, FAST) as empty:
+        empty.broker.start()
+        options = ("--max-examples", "20", *included(WAITING))
+        assert fuzz(empty, document_of(empty), empty.broker.key("admin"), *REPEATABLE, *options) > 100
+        assert_unharmed(empty)
 
 
 @pytest.mark.long
@@ -129,7 +156,8 @@ def test_a_long_search_finds_no_fault(
     """The administrator's search, from another beginning each time, for WARREN_FUZZ_S seconds."""
     key = cluster.broker.key("admin")
     seed = secrets.randbelow(2**31)
-    options = ("--seed", str(seed), "--max-time", str(LONG_S), "--generation-database", "none")
+    chosen = excluded((*ENDLESS, *WAITING))
+    options = ("--seed", str(seed), "--max-time", str(LONG_S), "--generation-database", "none", *chosen)
     generated = fuzz(cluster, document, key, *options, timeout_s=LONG_S + 600)
     with capsys.disabled():
         sys.stdout.write(f"\nfuzzed the API: {generated:,} test cases in {LONG_S} s, seed {seed}, no fault\n")
