@@ -242,6 +242,14 @@ def test_changing_has_two_verbs(document: dict[str, Any]) -> None:
             assert methods["put"].get(part) == methods["patch"].get(part), f"{path}: PUT and PATCH differ in {part}"
 
 
+def test_what_a_change_leaves_out_has_no_default(document: dict[str, Any]) -> None:
+    """A client that sends defaults along must not change what it never heard of."""
+    for path, methods in document["paths"].items():
+        if "patch" in methods and path not in ONE_VERB:
+            form = resolved(document, methods["patch"]["requestBody"]["content"]["application/json"]["schema"])
+            wrong(f"PATCH {path}: {name}" for name, field in form["properties"].items() if "default" in field)
+
+
 def test_lists_filter_states_and_turn_pages_alike(operations: list[Operation]) -> None:
     """Who takes one spelling of a state or a page takes them all."""
     for one in operations:

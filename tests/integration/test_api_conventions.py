@@ -369,3 +369,36 @@ def test_words_of_paths_are_no_names(api: Api) -> None:
     answer = api.request("POST", "/secrets", {"name": "expiring", "value": "x"})
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, "name")
     assert "reserved" in json.dumps(answer.json())
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "code", "field"),
+    [
+        ("/tasks", {"action": "resize", "pool": "No Pool"}, "invalid_name", "pool"),
+        ("/tasks", {"action": "resize", "then": [{"action": "crop", "pool": "ssh"}]}, "invalid_name", "then.0.pool"),
+        ("/tasks/bulk", {"tasks": [{"action": "a"}, {"action": "b", "pool": "B"}]}, "invalid_name", "tasks.1.pool"),
+        ("/agents", {"name": "tools"}, "invalid_name", "name"),
+        ("/agents", {"name": "a", "pool": "No Pool"}, "invalid_name", "pool"),
+        ("/ssh-connections/none/test", {"pool": "No Pool"}, "invalid_name", "pool"),
+        ("/tasks", {"action": "resize", "deadline": "2030-01-31T12:00:00"}, "invalid_input", "deadline"),
+    ],
+)
+def test_a_refusal_says_where_in_the_form(api: Api, path: str, form: dict[str, Any], code: str, field: str) -> None:
+    """Names and times are refused where they stand, however deep that is."""
+    problem = api.request("POST", path, form).json()["error"]
+    assert (problem["code"], problem["field"]) == (code, field)
+
+
+@pytest.mark.parametrize("number", ["0.5", "0", "-1", "1900000000", "1900000000000"])
+def test_a_number_is_no_time(api: Api, number: str) -> None:
+    """Nobody means half a second after 1970: neither in a filter, nor in a form, as a number or as a text."""
+    for path in ("/tasks?created_after=", "/tasks?created_before=", "/dead-letter?dead_after="):
+        assert api.request("GET", path + number).status_code == 422
+    assert api.request("POST", f"/dead-letter/retry-all?dead_before={number}").status_code == 422
+    for written in (number, json.loads(number)):
+        for path, form in (
+            ("/tasks", {"action": "resize", "deadline": written}),
+            ("/secrets", {"name": "timed", "value": "x", "expires_at": written}),
+            ("/dead-letter/retry-all", {"dead_before": written}),
+        ):
+            assert api.request("POST", path, form).status_code == 422

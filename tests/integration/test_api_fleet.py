@@ -120,6 +120,8 @@ def test_nobody_registers_for_another(machine: Api, broken: str) -> None:
     [
         {"name": ""},
         {"name": "a\nb"},
+        {"name": "overview"},
+        {"name": ".."},
         {"name": "x" * 129},
         {"pools": []},
         {"pools": ["Not A Name"]},
