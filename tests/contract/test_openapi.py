@@ -25,6 +25,7 @@ from protocols.clock import SystemClock
 
 CAMEL_CASE = re.compile(r"[a-z][a-z0-9]*([A-Z][a-z0-9]*)*")
 WITHOUT_KEY = {"/health", "/healthz", "/livez", "/readyz"}
+REFERENCE = Path(__file__).parents[2] / "docs" / "http.md"
 ONE_VERB = {f"{BASE_PATH}/admin/workers/{{reference}}/approve"}
 """Paths whose contract has PATCH alone."""
 MEANT_TO_HIDE = ("GET", "/v1/files/{file_id}", "/v1/files/{file_id}")
@@ -256,6 +257,40 @@ def test_lists_filter_states_and_turn_pages_alike(operations: list[Operation]) -
         names = {parameter["name"] for parameter in one.body.get("parameters", ()) if parameter["in"] == "query"}
         for together in ({"state", "status", "status_filter"}, {"limit", "offset", "cursor", "page", "page_size"}):
             assert names & together in (set(), together), f"{one}: {sorted(together - names)} are missing"
+
+
+def test_the_reference_page_has_every_operation(api: DocumentedApi, operations: list[Operation]) -> None:
+    """docs/http.md names each operation of the document, and nothing that is not served."""
+    written = set(written_operations())
+    wrong(
+        f"{one} is not in docs/http.md"
+        for one in operations
+        if (one.method.upper(), nameless(one.path.removeprefix(BASE_PATH))) not in written
+    )
+    served = {
+        (method, nameless(str(route.path)))
+        for route in iter_route_contexts(api.routes)
+        for method in (("WS",) if isinstance(route.original_route, WebSocketRoute) else route.methods or ())
+    }
+    wrong(
+        f"docs/http.md: {method} {path} is not served"
+        for method, path in written
+        if served.isdisjoint({(method, path), (method, BASE_PATH + path)})
+    )
+
+
+def written_operations() -> Iterator[tuple[str, str]]:
+    """Yield method and path of each row of the page's tables; a row may name several methods of one path."""
+    for row in REFERENCE.read_text().splitlines():
+        spans = re.findall(r"`([^`]+)`", row.split("|")[1]) if row.startswith("| `") else []
+        path = nameless(spans[-1].partition(" ")[2]) if spans else ""
+        if path.startswith("/"):
+            yield from ((span.partition(" ")[0], path) for span in spans)
+
+
+def nameless(path: str) -> str:
+    """Return a path whose variables have no names, which differ from page to page."""
+    return re.sub(r"\{[^}]*\}", "{}", path)
 
 
 def test_no_route_hides_another(api: DocumentedApi) -> None:
