@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from broker import analytics
 from broker.analytics import DAY_MS, HOUR_MS, Period
+from broker.store.database import dicts
 from broker.store.store import Store
 from broker.store.tables import agents, dead_letters, tasks, workers
 from protocols.clock import SystemClock
@@ -247,7 +248,7 @@ def test_an_agents_activity(store: Store) -> None:
     )
 
     def read(connection: sa.Connection, sample: int) -> analytics.AgentActivity:
-        row = connection.execute(analytics.LISTED_AGENTS).one()
+        row = connection.execute(analytics.LISTED_AGENTS).one()._asdict()
         return analytics.agent_activity(connection, row, Period(7, NOW), sample)
 
     found = store.read(lambda connection: read(connection, 10)).result()
@@ -273,8 +274,8 @@ def test_a_workers_use(store: Store) -> None:
 
     def read(connection: sa.Connection) -> list[analytics.WorkerUse]:
         figures = analytics.figures_by_worker(connection, Period(7, NOW))
-        rows = connection.execute(analytics.listed_workers(NOW).order_by(workers.c.id))
-        return [analytics.worker_use(row, figures.get(row.id)) for row in rows]
+        rows = dicts(connection.execute(analytics.listed_workers(NOW).order_by(workers.c.id)))
+        return [analytics.worker_use(row, figures.get(row["id"])) for row in rows]
 
     busy, idle = store.read(read).result()
     assert (busy.busy, busy.total, busy.cpu_percent, busy.reported_at) == (3, 12, 12.5, NOW - 5)
