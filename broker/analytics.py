@@ -209,14 +209,14 @@ def timeline(connection: Connection, period: Period) -> Timeline:
     )
 
 
-def agent_activity(connection: Connection, agent: Row[Any], period: Period, sample: int) -> AgentActivity:
+def agent_activity(connection: Connection, agent: Mapping[str, Any], period: Period, sample: int) -> AgentActivity:
     """Return what an agent (a row) did, with figures of at most `sample` tasks."""
-    place = {"agent_id": agent.id, "first": ids.first_id(ids.TASK, period.since)}
+    place = {"agent_id": agent["id"], "first": ids.first_id(ids.TASK, period.since)}
     rows = connection.execute(_AGENTS_NEWEST, {**place, "sample": sample}).all()
     sampled = _figures(rows)
     return AgentActivity(
-        id=agent.id,
-        name=agent.name,
+        id=agent["id"],
+        name=agent["name"],
         tasks=connection.execute(_AGENTS_TASKS, place).scalar_one(),
         last_task_at=rows[0].created_at if rows else None,
         success_rate=_rate(sampled.succeeded, sampled.dead),
@@ -240,14 +240,14 @@ def listed_workers(now: int) -> sa.Select[Any]:
     )
 
 
-def worker_use(worker: Row[Any], sample: Figures | None) -> WorkerUse:
+def worker_use(worker: Mapping[str, Any], sample: Figures | None) -> WorkerUse:
     """Return how busy a worker (a row of `listed_workers`) is."""
-    beat: Mapping[str, Any] = worker.heartbeat or {}
+    beat: Mapping[str, Any] = worker["heartbeat"] or {}
     slots = {kind: SlotUse.model_validate(slot) for kind, slot in beat.get("slots", {}).items()}
     return WorkerUse(
-        id=worker.id,
-        name=worker.name,
-        presence=worker.presence,
+        id=worker["id"],
+        name=worker["name"],
+        presence=worker["presence"],
         busy=sum(slot.busy for slot in slots.values()),
         total=sum(slot.total for slot in slots.values()),
         slots=slots,

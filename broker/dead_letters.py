@@ -12,6 +12,7 @@ from sqlalchemy import Row
 from sqlalchemy.engine import Connection
 
 from broker.audit import record
+from broker.counting import STATISTICS_LIMIT, Grouping
 from broker.fields import Moment
 from broker.store.store import Store
 from broker.store.tables import dead_letters, tasks
@@ -25,6 +26,14 @@ CHUNK = 100
 """Most dead letters that one transaction retries."""
 
 _OPEN = dead_letters.c.resolved_at.is_(None)
+_BY_CAUSE = Grouping(dead_letters.c.cause, _OPEN, limit=STATISTICS_LIMIT)
+_BY_ACTION = Grouping(dead_letters.c.action, _OPEN, limit=STATISTICS_LIMIT)
+_TIMES = sa.select(
+    *(
+        sa.select(end(dead_letters.c.dead_at)).where(_OPEN).scalar_subquery().label(name)
+        for name, end in (("oldest_at", sa.func.min), ("newest_at", sa.func.max))
+    )
+)
 # Without inputs and results, which may be large and are not needed for it.
 _DEAD_TASKS = sa.select(
     dead_letters.c.id.label("letter_id"),
@@ -78,6 +87,7 @@ class LetterStats:
     by_action: dict[str, int]
     oldest_at: int | None
     newest_at: int | None
+    counts_are_exact: bool
 
 
 class DeadLetters:
@@ -121,24 +131,14 @@ class DeadLetters:
 
 def stats(connection: Connection) -> LetterStats:
     """Count the dead letters that nobody has dealt with."""
-    times = sa.select(
-        *(
-            sa.select(end(dead_letters.c.dead_at)).where(_OPEN).scalar_subquery().label(name)
-            for name, end in (("oldest_at", sa.func.min), ("newest_at", sa.func.max))
-        )
-    )
-    by_cause = _counts(connection, dead_letters.c.cause)
+    by_cause, by_action = _BY_CAUSE.read(connection), _BY_ACTION.read(connection)
     return LetterStats(
-        total=sum(by_cause.values()),
-        by_cause=by_cause,
-        by_action=_counts(connection, dead_letters.c.action),
-        **connection.execute(times).one()._mapping,
+        total=sum(by_cause.numbers.values()),
+        by_cause=by_cause.numbers,
+        by_action=by_action.numbers,
+        **connection.execute(_TIMES).one()._mapping,
+        counts_are_exact=by_cause.are_exact and by_action.are_exact,
     )
-
-
-def _counts(connection: Connection, column: sa.Column[Any]) -> dict[str, int]:
-    query = sa.select(column, sa.func.count()).where(_OPEN).group_by(column)
-    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def _count(connection: Connection, chosen: LetterFilter) -> tuple[int, str | None]:

@@ -12,15 +12,23 @@ from pydantic import BaseModel
 from sqlalchemy import Column
 from sqlalchemy.engine import Connection
 
-from broker.store.tables import dead_letters, sessions, tasks, workers
+from broker.counting import MONITORING_LIMIT, Grouping, counted, shown
+from broker.store.tables import dead_letters, in_state, sessions, tasks, workers
 from protocols.states import Presence, TaskState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+_TOTAL = sa.select(sa.func.count()).select_from(tasks)
+_BY_STATE = Grouping(tasks.c.state, limit=MONITORING_LIMIT)
+_LIVE = sa.select(sa.func.count()).select_from(sessions).where(sessions.c.lease_ended_at.is_(None))
+_UNRESOLVED = sa.select(
+    counted(sa.select(dead_letters.c.id).where(dead_letters.c.resolved_at.is_(None)), MONITORING_LIMIT)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the database holds."""
+    """What the database holds; numbers of tasks and dead letters stop at MONITORING_LIMIT."""
 
     tasks: Mapping[str, int]
     queued: Mapping[str, int]
@@ -32,15 +40,13 @@ class Counts:
 
 def count(connection: Connection) -> Counts:
     """Count everything on one snapshot."""
-    live = sa.select(sa.func.count()).select_from(sessions).where(sessions.c.lease_ended_at.is_(None))
-    unresolved = sa.select(sa.func.count()).select_from(dead_letters).where(dead_letters.c.resolved_at.is_(None))
-    in_window = tasks.c.state == TaskState.QUEUED.value
+    total = connection.execute(_TOTAL).scalar_one()
     return Counts(
-        tasks={**dict.fromkeys(TaskState, 0), **_by(connection, tasks.c.state)},
-        queued=_by(connection, tasks.c.lane, in_window),
+        tasks={**dict.fromkeys(TaskState, 0), **_BY_STATE.read(connection, total).numbers},
+        queued=_by(connection, tasks.c.lane, in_state(TaskState.QUEUED)),
         workers={**dict.fromkeys(Presence, 0), **_by(connection, workers.c.presence)},
-        sessions=connection.execute(live).scalar_one(),
-        dead_letters=connection.execute(unresolved).scalar_one(),
+        sessions=connection.execute(_LIVE).scalar_one(),
+        dead_letters=shown(connection.execute(_UNRESOLVED).scalar_one(), MONITORING_LIMIT),
     )
 
 

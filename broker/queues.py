@@ -15,11 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from broker.audit import record
+from broker.counting import counted, is_exact, shown
 from broker.dispatch import StartRate
 from broker.due import waiting_lanes
 from broker.events import general_event
 from broker.roll import provider_names, worker_lanes
-from broker.store.database import insert_new
+from broker.store.database import dicts, insert_new
 from broker.store.tables import in_state, paused_lanes, tasks, workers
 from broker.store.writer import Transaction, Writer
 from broker.transitions import put_back
@@ -27,26 +28,40 @@ from protocols.clock import Clock
 from protocols.errors import NotFound
 from protocols.lanes.direct import DirectBroker
 from protocols.names import LaneKind, lane_parts
-from protocols.states import Approval, TaskState
+from protocols.states import Approval, Priority, TaskState
 
 BITE = 200
 """Most tasks that one transaction puts back."""
 
-_WAITING = (
-    sa.select(
-        tasks.c.lane,
-        sa.func.count().label("scheduled"),
-        sa.func.count().filter(tasks.c.due_at > sa.bindparam("now")).label("delayed"),
-        sa.func.min(tasks.c.due_at).label("earliest"),
+_IN_LANE = (in_state(TaskState.SCHEDULED), tasks.c.lane == sa.bindparam("lane"))
+_NOW = sa.bindparam("now", type_=sa.BigInteger)
+
+
+def _number(due: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
+    # With the priorities a condition on the due time is a range of the index.
+    of_any = tasks.c.priority.in_([sa.literal_column(str(level.value)) for level in Priority])
+    return counted(sa.select(tasks.c.id).where(*_IN_LANE, of_any, due))
+
+
+_earliest = sa.union_all(
+    *(
+        sa.select(sa.func.min(tasks.c.due_at).label("due_at")).where(*_IN_LANE, tasks.c.priority == level.value)
+        for level in Priority
     )
-    .where(in_state(TaskState.SCHEDULED), tasks.c.lane.in_(sa.bindparam("lanes", expanding=True)))
-    .group_by(tasks.c.lane)
+).subquery()
+_WAITING = sa.select(
+    _number(tasks.c.due_at <= _NOW).label("due"),
+    _number(tasks.c.due_at.is_(None)).label("parked"),
+    _number(tasks.c.due_at > _NOW).label("delayed"),
+    sa.select(sa.func.min(_earliest.c.due_at)).scalar_subquery().label("earliest"),
 )
 _IN_WINDOW = (
     sa.select(tasks.c.lane, sa.func.count().label("number")).where(in_state(TaskState.QUEUED)).group_by(tasks.c.lane)
 )
+# So that the planner looks for what runs, and not for the order of an index in which every task is.
+_lane: sa.ColumnElement[str] = sa.func.coalesce(tasks.c.lane, sa.null())
 _RUNNING = (
-    sa.select(tasks.c.lane, sa.func.count().label("number")).where(in_state(TaskState.RUNNING)).group_by(tasks.c.lane)
+    sa.select(_lane.label("lane"), sa.func.count().label("number")).where(in_state(TaskState.RUNNING)).group_by(_lane)
 )
 _PAUSES = sa.select(paused_lanes)
 _QUEUED_IN_PAUSED = (
@@ -69,6 +84,8 @@ class Queue:
     waiting: int
     """Tasks that could start if there were room: due, or waiting for their concurrency key."""
     delayed: int
+    counts_are_exact: bool
+    """Whether `waiting` and `delayed` are; if not, one that is the limit of counting (`broker.counting`) is more."""
     queued: int
     running: int
     oldest_waiting_at: int | None
@@ -93,10 +110,16 @@ class Queues:
     def describe(self, connection: Connection, names: Sequence[str]) -> list[Queue]:
         """Return these queues, in the order of their names; lanes that have nothing are empty queues."""
         now = self._clock.now()
-        scheduled = _by_lane(connection, _WAITING, {"now": now, "lanes": list(names)})
         queued, running, pauses = (_by_lane(connection, query) for query in (_IN_WINDOW, _RUNNING, _PAUSES))
         return [
-            self._queue(name, now, scheduled.get(name), queued.get(name), running.get(name), pauses.get(name))
+            self._queue(
+                name,
+                now,
+                connection.execute(_WAITING, {"lane": name, "now": now}).one(),
+                queued.get(name),
+                running.get(name),
+                pauses.get(name),
+            )
             for name in names
         ]
 
@@ -123,25 +146,25 @@ class Queues:
         self,
         name: str,
         now: int,
-        scheduled: Mapping[str, Any] | None,
+        scheduled: sa.Row[Any],
         queued: Mapping[str, Any] | None,
         running: Mapping[str, Any] | None,
         pause: Mapping[str, Any] | None,
     ) -> Queue:
         parts = lane_parts(name)
-        delayed = scheduled["delayed"] if scheduled else 0
-        earliest = scheduled["earliest"] if scheduled else None
+        waiting = scheduled.due + scheduled.parked
         return Queue(
             name=name,
             kind=parts.kind,
             pool=parts.pool,
             provider=parts.provider,
             worker_id=parts.worker_id,
-            waiting=scheduled["scheduled"] - delayed if scheduled else 0,
-            delayed=delayed,
+            waiting=shown(waiting),
+            delayed=shown(scheduled.delayed),
+            counts_are_exact=is_exact(waiting) and is_exact(scheduled.delayed),
             queued=queued["number"] if queued else 0,
             running=running["number"] if running else 0,
-            oldest_waiting_at=earliest if earliest is not None and earliest <= now else None,
+            oldest_waiting_at=scheduled.earliest if scheduled.due else None,
             starts_per_s=round(self._starts.per_second(name), 3),
             consumers=self._lanes.consumers(name),
             paused=pause is not None,
@@ -194,7 +217,5 @@ def _tell(transaction: Transaction, kind: str, lane: str, reason: str, actor: st
     record(transaction, actor, kind, lane, {"reason": reason})
 
 
-def _by_lane(
-    connection: Connection, query: sa.Select[Any], parameters: Mapping[str, Any] | None = None
-) -> dict[str, Mapping[str, Any]]:
-    return {row.lane: row._asdict() for row in connection.execute(query, parameters)}
+def _by_lane(connection: Connection, query: sa.Select[*tuple[Any, ...]]) -> dict[str, Mapping[str, Any]]:
+    return {row["lane"]: row for row in dicts(connection.execute(query))}

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from broker.audit import record
+from broker.counting import STATISTICS_LIMIT, Grouping, Groups
 from broker.events import task_event
 from broker.store.tables import tasks
 from broker.store.writer import Transaction, Writer
@@ -22,6 +25,18 @@ _WORDS = frozenset({"title", "description"})
 """Columns that change nothing about what runs, nor when."""
 _FIELDS = {"deadline_at": "deadline"}
 _BEGUN = FINISHED_STATES | {TaskState.RUNNING}
+_TOTAL = sa.select(sa.func.count()).select_from(tasks)
+_BY_STATE = Grouping(tasks.c.state, limit=STATISTICS_LIMIT)
+_BY_PRIORITY = Grouping(tasks.c.priority, limit=STATISTICS_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCounts:
+    """How many tasks there are, which is always exact, and how many in each state and of each priority."""
+
+    total: int
+    by_state: Groups
+    by_priority: Groups
 
 
 class Tasks:
@@ -122,6 +137,12 @@ def _with_prompt(task: Mapping[str, Any], instructions: str | None) -> bytes:
 def _retry(transaction: Transaction, task_id: str, actor: str) -> None:
     redrive(transaction, find_task(transaction, task_id), actor)
     record(transaction, actor, "task.retry", task_id, {})
+
+
+def count_tasks(connection: Connection) -> TaskCounts:
+    """Count all tasks on one snapshot."""
+    total = connection.execute(_TOTAL).scalar_one()
+    return TaskCounts(total, _BY_STATE.read(connection, total), _BY_PRIORITY.read(connection, total))
 
 
 def find_task(transaction: Transaction, task_id: str) -> Mapping[str, Any]:

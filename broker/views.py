@@ -1,11 +1,11 @@
 """What people see of tasks, workers, events and dead letters; the names are documented in docs/http.md."""
 
 import base64
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
-from sqlalchemy import Row
 
 from broker.pipeline import read_plan
 from protocols.codec import unpack
@@ -16,10 +16,14 @@ T = TypeVar("T")
 _MAX_BLOB = 4 * 1024 * 1024
 
 
+_EPOCH = datetime.fromisoformat("1970-01-01")
+"""Without a zone, with which a time takes twice as long to write."""
+_PRIORITIES = {level.value: level.name.lower() for level in Priority}
+
+
 def rfc3339(milliseconds: int) -> str:
     """Return a stored time as text, UTC."""
-    text = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
+    return (_EPOCH + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds") + "Z"
 
 
 Time = Annotated[
@@ -28,6 +32,9 @@ Time = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
 ]
 """Milliseconds since the epoch, shown as RFC 3339."""
+
+
+EXACTNESS = "Whether the numbers are exact; if not, the largest stand for more."
 
 
 class View(BaseModel):
@@ -41,6 +48,7 @@ class Page(View, Generic[T]):
 
     data: list[T]
     total: int
+    total_is_exact: bool = Field(description="Whether `total` is how many there are; if not, there are more.")
     limit: int
     offset: int
     next_cursor: str | None
@@ -213,33 +221,33 @@ class DeadLetterView(View):
     resolution: str | None
 
 
-def task_summary(row: Row[Any]) -> TaskSummary:
+def task_summary(row: Mapping[str, Any]) -> TaskSummary:
     """Return the list entry of a task's row with `provider`, `connection` and `worker` joined to it."""
     return TaskSummary.model_validate(_task_fields(row))
 
 
-def task_view(row: Row[Any]) -> TaskView:
+def task_view(row: Mapping[str, Any]) -> TaskView:
     """Return the whole task of such a row."""
-    args, task_input = plain(unpack(row.input_blob, _MAX_BLOB))
-    result = _opened(row.result_blob)
-    more = {"input": task_input, "args": args, "then": plain(read_plan(row.then_blob)), "result": result}
+    args, task_input = plain(unpack(row["input_blob"], _MAX_BLOB))
+    result = _opened(row["result_blob"])
+    more = {"input": task_input, "args": args, "then": plain(read_plan(row["then_blob"])), "result": result}
     return TaskView.model_validate({**_task_fields(row), **more})
 
 
-def worker_view(row: Row[Any]) -> WorkerView:
+def worker_view(row: Mapping[str, Any]) -> WorkerView:
     """Return a worker of its row (see `fleet_view.worker_rows`)."""
-    beat = row.heartbeat
-    return WorkerView.model_validate({**row._mapping, "heartbeat": beat and {**beat, "at": rfc3339(beat["at"])}})
+    beat = row["heartbeat"]
+    return WorkerView.model_validate({**row, "heartbeat": beat and {**beat, "at": rfc3339(beat["at"])}})
 
 
-def agent_view(row: Row[Any]) -> AgentView:
+def agent_view(row: Mapping[str, Any]) -> AgentView:
     """Return an agent of its row of `living_agents`."""
-    return AgentView.model_validate({**row._mapping, "status": row.shown_status})
+    return AgentView.model_validate({**row, "status": row["shown_status"]})
 
 
-def dead_letter_view(row: Row[Any]) -> DeadLetterView:
+def dead_letter_view(row: Mapping[str, Any]) -> DeadLetterView:
     """Return a dead letter of its row, joined with its task's state as `task_state`."""
-    return DeadLetterView.model_validate({**row._mapping, "error": _error(row)})
+    return DeadLetterView.model_validate({**row, "error": _error(row)})
 
 
 def text_or_base64(data: bytes) -> dict[str, str]:
@@ -266,14 +274,14 @@ def _key(key: str | bytes) -> str:
     return key.decode(errors="replace") if isinstance(key, bytes) else key
 
 
-def _task_fields(row: Row[Any]) -> dict[str, Any]:
+def _task_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **row._mapping,
-        "status": row.state,
-        "priority": Priority(row.priority).name.lower(),
-        "deadline": row.deadline_at,
-        "required_tools": row.required_tools or [],
-        "usage": _opened(row.usage_blob),
+        **row,
+        "status": row["state"],
+        "priority": _PRIORITIES[row["priority"]],
+        "deadline": row["deadline_at"],
+        "required_tools": row["required_tools"] or [],
+        "usage": _opened(row["usage_blob"]),
         "error": _error(row),
     }
 
@@ -282,7 +290,12 @@ def _opened(blob: bytes | None) -> Any:
     return None if blob is None else plain(unpack(blob, _MAX_BLOB))
 
 
-def _error(row: Row[Any]) -> TaskErrorView | None:
-    if row.error_code is None and row.cause is None:
+def _error(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    if row["error_code"] is None and row["cause"] is None:
         return None
-    return TaskErrorView(failure_class=row.error_class, code=row.error_code, message=row.error_message, cause=row.cause)
+    return {
+        "class": row["error_class"],
+        "code": row["error_code"],
+        "message": row["error_message"],
+        "cause": row["cause"],
+    }

@@ -172,5 +172,5 @@ async def show_version(control: Control, _: Viewer, reference: str, version: Ver
 
 async def _read(control: ControlPlane, reference: str) -> AgentView:
     return await asyncio.wrap_future(
-        control.store.read(lambda connection: agent_view(find_agent(connection, reference)))
+        control.store.read(lambda connection: agent_view(find_agent(connection, reference)._asdict()))
     )

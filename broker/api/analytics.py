@@ -61,7 +61,7 @@ async def worker_utilization(control: Control, _: Viewer, window: Windowed, days
             analytics.listed_workers(period.now),
             workers.c.id,
             window,
-            lambda row: analytics.worker_use(row, figures.get(row.id)),
+            lambda row: analytics.worker_use(row, figures.get(row["id"])),
         )
         return page(connection)
 

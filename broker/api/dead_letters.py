@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select
 from sqlalchemy.engine import Connection
 
@@ -18,7 +18,7 @@ from broker.control import ControlPlane
 from broker.dead_letters import LetterFilter, stats
 from broker.fields import Moment
 from broker.store.tables import dead_letters, tasks
-from broker.views import DeadLetterView, Page, TaskView, Time, View, dead_letter_view
+from broker.views import EXACTNESS, DeadLetterView, Page, TaskView, Time, View, dead_letter_view
 from protocols.errors import InvalidInput, NotFound
 from protocols.states import CauseOfDeath
 
@@ -77,6 +77,7 @@ class LetterStatsView(View):
     by_action: dict[str, int]
     oldest_at: Time | None
     newest_at: Time | None
+    counts_are_exact: bool = Field(description=EXACTNESS)
 
 
 @router.get("", operation_id="listDeadLetters")
@@ -141,7 +142,7 @@ async def _read(control: ControlPlane, dead_letter_id: str) -> DeadLetterView:
         row = connection.execute(_dead_letters().where(dead_letters.c.id == dead_letter_id)).first()
         if row is None:
             raise NotFound(f"there is no dead letter {dead_letter_id[:80]!r}")
-        return dead_letter_view(row)
+        return dead_letter_view(row._asdict())
 
     return await asyncio.wrap_future(control.store.read(find))
 

@@ -9,9 +9,11 @@ from typing import Annotated, Any, TypeVar
 
 import sqlalchemy as sa
 from fastapi import Depends, Query
-from sqlalchemy import ColumnElement, Row, Select
+from sqlalchemy import Column, Label, Select
 from sqlalchemy.engine import Connection
 
+from broker.counting import counted, is_exact, shown
+from broker.store.database import dicts
 from broker.views import Page
 from protocols.errors import InvalidInput
 
@@ -67,30 +69,33 @@ Windowed = Annotated[Window, Depends(window)]
 
 def read_page(
     query: Select[Any],
-    key: ColumnElement[Any],
+    key: Column[Any] | Label[Any],
     wanted: Window,
-    view: Callable[[Row[Any]], T],
+    view: Callable[[dict[str, Any]], T],
     *,
     newest_first: bool = False,
 ) -> Callable[[Connection], Page[T]]:
-    """Return work for `Store.read` that gives one page of `query`, ordered by `key`, a unique column of it."""
+    """Return work for `Store.read` that gives one page of `query`, ordered by `key`, a unique column of it.
+
+    `view` makes an entry of a row's values by their names.
+    """
 
     def read(connection: Connection) -> Page[T]:
-        counted = query.with_only_columns(key).order_by(None).subquery()
-        total = connection.execute(sa.select(sa.func.count()).select_from(counted)).scalar_one()
+        total = connection.execute(sa.select(counted(query))).scalar_one()
         chosen = query.order_by(key.desc() if newest_first else key).offset(wanted.offset).limit(wanted.limit + 1)
         if wanted.cursor is not None:
             after = _parsed(wanted.cursor, key)
             chosen = chosen.where(key < after if newest_first else key > after)
-        rows = connection.execute(chosen).all()
+        rows = dicts(connection.execute(chosen))
         has_more = len(rows) > wanted.limit
-        shown = rows[: wanted.limit]
+        page = rows[: wanted.limit]
         return Page(
-            data=[view(row) for row in shown],
-            total=total,
+            data=[view(row) for row in page],
+            total=shown(total),
+            total_is_exact=is_exact(total),
             limit=wanted.limit,
             offset=wanted.offset,
-            next_cursor=str(shown[-1]._mapping[key]) if has_more else None,
+            next_cursor=str(page[-1][key.name]) if has_more else None,
             has_more=has_more,
         )
 
@@ -101,19 +106,20 @@ def page_of(names: Sequence[str], wanted: Window, view: Callable[[Sequence[str]]
     """Return one page of things that are known by their sorted names; `view` makes those that are shown."""
     rest = [name for name in names if wanted.cursor is None or name > wanted.cursor]
     end = wanted.offset + wanted.limit
-    shown = rest[wanted.offset : end]
+    page = rest[wanted.offset : end]
     has_more = len(rest) > end
     return Page(
-        data=view(shown),
+        data=view(page),
         total=len(names),
+        total_is_exact=True,
         limit=wanted.limit,
         offset=wanted.offset,
-        next_cursor=shown[-1] if has_more else None,
+        next_cursor=page[-1] if has_more else None,
         has_more=has_more,
     )
 
 
-def _parsed(cursor: str, key: ColumnElement[Any]) -> str | int:
+def _parsed(cursor: str, key: Column[Any] | Label[Any]) -> str | int:
     if not isinstance(key.type, sa.Integer):
         return cursor
     if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:

@@ -3,6 +3,7 @@
 import asyncio
 
 from fastapi import APIRouter
+from pydantic import Field
 from sqlalchemy.engine import Connection
 
 from broker.api.auth import Control, Operator, Viewer
@@ -11,7 +12,7 @@ from broker.api.paging import Windowed, page_of
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
 from broker.queues import queue_names, require_queue
-from broker.views import Page, Time, View
+from broker.views import EXACTNESS, Page, Time, View
 
 router = APIRouter(prefix="/queues", tags=["queues"], route_class=StrictRoute)
 
@@ -26,6 +27,7 @@ class QueueView(View):
     worker_id: str | None
     waiting: int
     delayed: int
+    counts_are_exact: bool = Field(description=EXACTNESS)
     queued: int
     running: int
     oldest_waiting_at: Time | None

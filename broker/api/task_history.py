@@ -6,7 +6,6 @@ from typing import Any
 import sqlalchemy as sa
 from fastapi import APIRouter
 from pydantic import Field
-from sqlalchemy import Row
 from sqlalchemy.engine import Connection
 
 from broker.api.auth import Control, Viewer
@@ -85,7 +84,7 @@ async def list_attempts(control: Control, _: Viewer, task_id: str, window: Windo
     query = sa.select(attempts).where(attempts.c.task_id == task_id)
 
     def read(connection: Connection) -> Page[AttemptView]:
-        page = read_page(query, attempts.c.attempt, window, Row[Any]._asdict)(connection)
+        page = read_page(query, attempts.c.attempt, window, dict[str, Any])(connection)
         numbers = [row["attempt"] for row in page.data]
         found = executions_of(connection, task_id, numbers[0], numbers[-1]) if numbers else {}
         data = [{**row, "executions": found.get(row["attempt"], [])} for row in page.data]
@@ -119,10 +118,9 @@ async def show_tree(control: Control, _: Viewer, task_id: str) -> TaskTree:
     return await asyncio.wrap_future(control.store.read(read))
 
 
-def _entry(row: Row[Any]) -> TimelineEntry:
-    fields = row._asdict()
-    elapsed_s = max(0, row.at - row.created_at) / 1000
-    return TimelineEntry.model_validate({**fields, "summary": summary(fields), "elapsed_s": elapsed_s})
+def _entry(row: dict[str, Any]) -> TimelineEntry:
+    elapsed_s = max(0, row["at"] - row["created_at"]) / 1000
+    return TimelineEntry.model_validate({**row, "summary": summary(row), "elapsed_s": elapsed_s})
 
 
 def _node(node: Node) -> TaskNode:

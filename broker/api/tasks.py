@@ -17,16 +17,22 @@ from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
 from broker.fields import Moment
+from broker.store.database import dicts
 from broker.store.tables import agents, connections, name_of, providers, tasks, workers
 from broker.submit import MAX_INSTRUCTIONS, Description, PriorityName, Submission, TaskForm, Title
-from broker.views import Page, TaskSummary, TaskView, task_summary, task_view
+from broker.tasks import count_tasks
+from broker.views import EXACTNESS, Page, TaskSummary, TaskView, task_summary, task_view
 from protocols import ids
 from protocols.errors import NotFound
 from protocols.states import Priority, TaskState
 
 MAX_BULK = 1000
 _KNOWN = {"description": "An earlier request with this Idempotency-Key made it."}
-_HEAVY = ("input_blob", "result_blob", "then_blob", "instructions", "request_sha256")
+_LISTED = TaskSummary.model_fields.keys() | {
+    *("deadline_at", "usage_blob"),
+    *("error_class", "error_code", "error_message", "cause"),
+}
+"""Columns that make the entry of a list: without what went in and came out, which may be large."""
 _NUMEROUS = frozenset({TaskState.SUCCEEDED, TaskState.SCHEDULED})
 """States that most tasks are in. In any other one are so few that its index leads to them sooner than others do,
 which the planner cannot know; so it is not shown the others.
@@ -48,9 +54,7 @@ def _tasks(*columns: sa.Column[Any]) -> Select[Any]:
 
 # Building a query of so many columns takes longer than running it.
 _ONE = _tasks(*tasks.c).where(tasks.c.id == sa.bindparam("task_id"))
-_SUMMARIES = _tasks(*(column for column in tasks.c if column.name not in _HEAVY))
-_BY_STATE = sa.select(tasks.c.state, sa.func.count()).group_by(tasks.c.state)
-_BY_PRIORITY = sa.select(tasks.c.priority, sa.func.count()).group_by(tasks.c.priority)
+_SUMMARIES = _tasks(*(column for column in tasks.c if column.name in _LISTED))
 
 router = APIRouter(prefix="/tasks", tags=["tasks"], route_class=StrictRoute)
 IdempotencyKey = Annotated[
@@ -192,6 +196,7 @@ class TaskStats(BaseModel):
     by_state: dict[str, int]
     by_status: dict[str, int]
     by_priority: dict[str, int]
+    counts_are_exact: bool = Field(description=EXACTNESS)
 
 
 @router.post("", status_code=201, operation_id="submitTask", responses={200: {"model": TaskView, **_KNOWN}})
@@ -238,10 +243,15 @@ async def list_tasks(control: Control, _: Viewer, window: Windowed, conditions: 
 @router.get("/stats", operation_id="getTaskStats")
 async def stats(control: Control, _: Viewer) -> TaskStats:
     """Count all tasks by state and by priority."""
-    by_state, by_priority = await asyncio.wrap_future(control.store.read(_counts))
-    states = {state.value: by_state.get(state.value, 0) for state in TaskState}
-    priorities = {level.name.lower(): by_priority.get(level.value, 0) for level in Priority}
-    return TaskStats(total=sum(states.values()), by_state=states, by_status=states, by_priority=priorities)
+    counted = await asyncio.wrap_future(control.store.read(count_tasks))
+    states = {state.value: counted.by_state.numbers.get(state.value, 0) for state in TaskState}
+    return TaskStats(
+        total=counted.total,
+        by_state=states,
+        by_status=states,
+        by_priority={level.name.lower(): counted.by_priority.numbers.get(level.value, 0) for level in Priority},
+        counts_are_exact=counted.by_state.are_exact and counted.by_priority.are_exact,
+    )
 
 
 @router.get("/{task_id}", operation_id="getTask")
@@ -278,10 +288,10 @@ async def read_task(control: ControlPlane, task_id: str) -> TaskView:
     """Return the task with this id; raises NotFound."""
 
     def find(connection: Connection) -> TaskView:
-        row = connection.execute(_ONE, {"task_id": task_id}).first()
-        if row is None:
+        found = dicts(connection.execute(_ONE, {"task_id": task_id}))
+        if not found:
             raise no_task(task_id)
-        return task_view(row)
+        return task_view(found[0])
 
     return await asyncio.wrap_future(control.store.read(find))
 
@@ -296,13 +306,6 @@ async def require_task(control: ControlPlane, task_id: str) -> None:
     query = sa.select(tasks.c.id).where(tasks.c.id == task_id)
     if await asyncio.wrap_future(control.store.read(lambda connection: connection.execute(query).first())) is None:
         raise no_task(task_id)
-
-
-def _counts(connection: Connection) -> tuple[dict[str, int], dict[int, int]]:
-    """Return how many tasks are in each state, and how many have each priority."""
-    by_state = {row[0]: row[1] for row in connection.execute(_BY_STATE)}
-    by_priority = {row[0]: row[1] for row in connection.execute(_BY_PRIORITY)}
-    return by_state, by_priority
 
 
 def no_task(task_id: str) -> NotFound:

@@ -179,7 +179,7 @@ async def _read_worker(control: ControlPlane, reference: str) -> WorkerView:
 
     def find(connection: Connection) -> WorkerView:
         worker_id = find_worker(connection, reference).id
-        return worker_view(connection.execute(query.where(workers.c.id == worker_id)).one())
+        return worker_view(connection.execute(query.where(workers.c.id == worker_id)).one()._asdict())
 
     return await asyncio.wrap_future(control.store.read(find))
 

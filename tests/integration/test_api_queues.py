@@ -49,6 +49,7 @@ def test_queues_are_listed_with_who_serves_them(api: Api, worker: Worker) -> Non
         "provider": None,
         "worker_id": None,
         **dict.fromkeys(("waiting", "delayed", "queued", "running"), 0),
+        "counts_are_exact": True,
         "oldest_waiting_at": None,
         "starts_per_s": 0.0,
         "consumers": 1,

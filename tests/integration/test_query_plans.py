@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+import broker.dead_letters
+import broker.tasks
 from broker import dispatch, due, fleet_view, queues
 from broker.agents import living_agents
 from broker.api import tasks as api_tasks
@@ -19,7 +21,7 @@ from protocols.states import Role, TaskState
 PLANS: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "the window's size": (dispatch._QUEUED, {"lane": "x"}, {"ix_tasks_window"}),
     "what is due": (dispatch._DUE, {"lane": "x", "now": 1, "places": 4}, {"ix_tasks_waiting"}),
-    "what a queue holds": (queues._WAITING, {"now": 1, "lanes": ["x", "y"]}, {"ix_tasks_waiting"}),
+    "what a queue holds": (queues._WAITING, {"now": 1, "lane": "x"}, {"ix_tasks_waiting"}),
     "what is queued in paused lanes": (queues._QUEUED_IN_PAUSED, {}, {"ix_tasks_window"}),
     "a worker's unfinished tasks": (
         fleet_view.unfinished_of("x"),
@@ -87,11 +89,28 @@ async def test_a_list_is_read_in_order_by_an_index(tmp_path: Path, name: str) ->
     assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
-@pytest.mark.parametrize("query", [api_tasks._BY_STATE, api_tasks._BY_PRIORITY])
-def test_counts_read_an_index_alone(tmp_path: Path, query: Any) -> None:
-    """No row is read to count it."""
-    (step,) = plan_of(tmp_path, query, {})
-    assert "COVERING INDEX" in step
+GROUPINGS = {
+    "tasks by state": (broker.tasks._BY_STATE, "tasks USING COVERING INDEX ix_tasks_state_id"),
+    "tasks by priority": (broker.tasks._BY_PRIORITY, "tasks USING COVERING INDEX ix_tasks_priority_id"),
+    "dead letters by cause": (broker.dead_letters._BY_CAUSE, "dead_letters USING INDEX ix_dead_letters_cause"),
+    "dead letters by action": (broker.dead_letters._BY_ACTION, "dead_letters USING INDEX ix_dead_letters_action"),
+}
+
+
+@pytest.mark.parametrize("name", GROUPINGS)
+def test_a_statistic_looks_up_each_group(tmp_path: Path, name: str) -> None:
+    """The values are found and counted in an index; all rows are read for none of it."""
+    grouping, wanted = GROUPINGS[name]
+    first, following, number = [step for step in plan_of(tmp_path, grouping.query, {}) if wanted in step]
+    assert first.startswith("SEARCH")  # the least value is at its beginning
+    assert following.endswith(">?)")
+    assert number.endswith("=?)")
+
+
+def test_what_runs_is_found_by_its_state(tmp_path: Path) -> None:
+    """Not by the lanes of all tasks there ever were."""
+    steps = [step for step in plan_of(tmp_path, queues._RUNNING, {}) if "tasks" in step]
+    assert steps == ["SEARCH tasks USING INDEX ix_tasks_state_id (state=?)"]
 
 
 def test_busy_agents_are_found_by_what_runs(tmp_path: Path) -> None:
