@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.programs import NEEDED, command, inherited
+from client.render import at_least
 from protocols.errors import Forbidden, Unauthenticated, WarrenError
 
 if TYPE_CHECKING:
@@ -249,7 +250,8 @@ def _queues(client: "ApiClient") -> Check:
 def _dead_letters(client: "ApiClient") -> Check:
     stats = client.get("/dead-letter/stats")
     if stats["total"]:
-        causes = ", ".join(f"{count} {cause}" for cause, count in stats["by_cause"].items())
+        numbers = stats["by_cause"]
+        causes = ", ".join(f"{at_least(stats, number, numbers.values())} {cause}" for cause, number in numbers.items())
         return Check("dead letters", Verdict.WARNING, causes, "`warren dead-letter list`, then retry or delete them")
     return Check("dead letters", Verdict.OK, "none that nobody dealt with")
 

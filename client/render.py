@@ -90,6 +90,21 @@ def field(name: str, heading: str | None = None, fit: Fit = Fit.WHOLE) -> Column
     return Column(heading or name.replace("_", " "), lambda row: row.get(name), fit)
 
 
+def count(name: str, among: Sequence[str], fit: Fit = Fit.WHOLE) -> Column:
+    """Return the column of a count, one of those (`among`) that `counts_are_exact` is about."""
+    return Column(name, lambda row: at_least(row, row[name], [row[one] for one in among]), fit)
+
+
+def at_least(row: Json, number: int, among: Iterable[int]) -> str:
+    """Return a count of a row as text. If its counts are not exact, the largest ones are more than they say."""
+    return f"{number:,}+" if is_least(row, number, among) else f"{number:,}"
+
+
+def is_least(row: Json, number: int, among: Iterable[int]) -> bool:
+    """Return whether there may be more than this count says."""
+    return not row.get("counts_are_exact", True) and number == max(among)
+
+
 def age(name: str, heading: str, fit: Fit = Fit.WHOLE) -> Column:
     """Return a column that says how long ago the time in the field `name` was."""
     return Column(heading, lambda row: elapsed(row.get(name)), fit)

@@ -1,12 +1,12 @@
 """A live view of queues, workers and rates: what is read, and the frame that is made of it."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from client.http import ApiClient
-from client.render import Column, Fit, Json, age, counted, field, style, table
+from client.render import Column, Fit, Json, age, at_least, count, counted, field, is_least, style, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,7 +27,8 @@ class Snapshot:
     at: float
     """Monotonic seconds."""
     health: Json
-    tasks: Mapping[str, int]
+    tasks: Json
+    """Statistics."""
     queues: Sequence[Json]
     workers: Sequence[Json]
 
@@ -37,7 +38,7 @@ class Snapshot:
         return cls(
             at=time.monotonic(),
             health=client.get("/health"),
-            tasks=client.get("/tasks/stats")["by_state"],
+            tasks=client.get("/tasks/stats"),
             queues=list(client.rows("/queues")),
             workers=list(client.rows("/workers")),
         )
@@ -93,7 +94,9 @@ def _counts(now: Snapshot, before: Snapshot | None) -> "RenderableType":
     table.add_column("TASKS")
     for state in STATES:
         table.add_column(state.upper(), justify="right")
-    table.add_row("now", *(Text(f"{now.tasks.get(state, 0):,}", style=style(state)) for state in STATES))
+    numbers = now.tasks["by_state"]
+    shown = (at_least(now.tasks, numbers.get(state, 0), numbers.values()) for state in STATES)
+    table.add_row("now", *(Text(text, style=style(state)) for state, text in zip(STATES, shown, strict=True)))
     table.add_row(Text("per second", style="dim"), *(_rate(state, now, before) for state in STATES))
     return table
 
@@ -102,7 +105,10 @@ def _rate(state: str, now: Snapshot, before: Snapshot | None) -> str:
     """Return how many tasks a second have come into a final state."""
     if before is None or state not in RATES or now.at <= before.at:
         return ""
-    change = now.tasks.get(state, 0) - before.tasks.get(state, 0)
+    numbers = [snapshot.tasks["by_state"] for snapshot in (now, before)]
+    if is_least(now.tasks, numbers[0].get(state, 0), numbers[0].values()):
+        return ""
+    change = numbers[0].get(state, 0) - numbers[1].get(state, 0)
     return f"{max(0, change) / (now.at - before.at):,.1f}"
 
 
@@ -126,16 +132,17 @@ def _queue_state(row: Json) -> str:
     return "" if row["consumers"] else "no worker"
 
 
+_COUNTED = ("waiting", "delayed")
 _QUEUES = (
     field("name", "queue", Fit.CUT),
-    field("waiting"),
+    count("waiting", _COUNTED),
     field("running"),
     Column("starts/s", lambda row: f"{float(row['starts_per_s'] or 0):.1f}"),
     age("oldest_waiting_at", "oldest"),
     Column("state", _queue_state),
     field("consumers", "workers", Fit.SPARE),
     field("queued", fit=Fit.SPARE),
-    field("delayed", fit=Fit.SPARE),
+    count("delayed", _COUNTED, Fit.SPARE),
 )
 _WORKERS = (
     field("name", "worker", Fit.CUT),

@@ -5,7 +5,9 @@ from typing import Any
 from client.cli.commands import group
 from client.cli.noun import Noun
 from client.cli.options import ApiOptions, Reason
-from client.render import Column, Fit, age, field
+from client.render import Column, Fit, age, count, field
+
+_COUNTED = ("waiting", "delayed")
 
 
 def _state(row: Any) -> str:
@@ -19,11 +21,11 @@ queue = Noun(
     path="/queues",
     columns=[
         field("name"),
-        field("waiting"),
+        count("waiting", _COUNTED),
         age("oldest_waiting_at", "oldest", Fit.SPARE),
         field("running"),
         field("consumers", "workers", Fit.SPARE),
-        field("delayed", fit=Fit.SPARE),
+        count("delayed", _COUNTED, Fit.SPARE),
         field("queued", fit=Fit.SPARE),
         Column("state", _state),
         field("reason", fit=Fit.CUT),

@@ -32,13 +32,14 @@ class DeadLetter(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterStats(Record):
-    """How many dead letters nobody has dealt with."""
+    """How many dead letters nobody has dealt with; if not exact, the largest numbers and the total are more."""
 
     total: int
     by_cause: Mapping[str, int]
     by_action: Mapping[str, int]
     oldest_at: datetime | None = None
     newest_at: datetime | None = None
+    counts_are_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

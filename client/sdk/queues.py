@@ -20,6 +20,8 @@ class Queue(Record):
     running: int
     paused: bool
     consumers: int = 0
+    counts_are_exact: bool = True
+    """If not, the larger one of `waiting` and `delayed` is more than it says."""
     pool: str | None = None
     provider: str | None = None
     worker_id: str | None = None

@@ -41,7 +41,7 @@ class Tasks:
         return islice(map(self._task, self._client.rows("/tasks", query(where))), limit)
 
     def stats(self) -> Mapping[str, Any]:
-        """Return how many tasks there are: `total`, `by_state`, `by_priority`."""
+        """Return how many tasks there are: `total`, `by_state`, `by_priority`, and whether the counts are exact."""
         return self._client.get("/tasks/stats")
 
     def submit(self, form: Mapping[str, Any], idempotency_key: str | None = None) -> Task[Any]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from client.render import Column, Fit, Output, Printer, counted, elapsed, field, printable
+from client.render import Column, Fit, Output, Printer, count, counted, elapsed, field, printable
 
 ROWS: list[dict[str, object]] = [
     {"id": "task_1", "state": "dead", "note": "a very long remark " * 20, "labels": ["a", "b"], "ok": True},
@@ -96,6 +96,17 @@ def test_a_column_may_be_computed(capsys: pytest.CaptureFixture[str]) -> None:
     """A column's text can be any function of the row."""
     Printer().rows([{"a": 2}], [Column("twice", lambda row: row["a"] * 2)], empty="")
     assert capsys.readouterr().out.split() == ["TWICE", "4"]
+
+
+def test_a_count_that_stopped_at_its_limit_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """The largest of them did; smaller ones, and all where they are exact, are what they are."""
+    columns = [count(name, ("waiting", "delayed")) for name in ("waiting", "delayed")]
+    rows = [
+        {"waiting": 10_000, "delayed": 7, "counts_are_exact": False},
+        {"waiting": 10_000, "delayed": 7, "counts_are_exact": True},
+    ]
+    Printer().rows(rows, columns, empty="")
+    assert capsys.readouterr().out.split() == ["WAITING", "DELAYED", "10,000+", "7", "10,000", "7"]
 
 
 def test_a_narrow_terminal_gets_whole_ids_and_leaves_out_what_can_be_spared(

@@ -135,6 +135,7 @@ class FakeApi:
                 "by_action": _counted(rows, "action"),
                 "oldest_at": min(times, default=None),
                 "newest_at": max(times, default=None),
+                "counts_are_exact": True,
             }
         )
 
@@ -238,6 +239,7 @@ def _page(request: Request, rows: Sequence[Json]) -> Reply:
         {
             "data": list(shown),
             "total": len(rows),
+            "total_is_exact": True,
             "limit": limit,
             "offset": offset,
             "next_cursor": str(shown[-1]["id"]) if has_more else None,
