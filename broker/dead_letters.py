@@ -15,10 +15,11 @@ from broker.audit import record
 from broker.counting import STATISTICS_LIMIT, Grouping
 from broker.fields import Moment
 from broker.store.store import Store
-from broker.store.tables import dead_letters, tasks
+from broker.store.tables import dead_letters, in_period, tasks
 from broker.store.writer import Transaction
 from broker.tasks import find_task
 from broker.transitions import die, redrive
+from protocols import ids
 from protocols.errors import Conflict, NotFound
 from protocols.states import FINISHED_STATES, CauseOfDeath, TaskState
 
@@ -64,9 +65,8 @@ class LetterFilter(BaseModel):
         """Return what holds for the rows of `dead_letters` that are meant."""
         wanted = self.model_dump(include={"cause", "action", "lane", "error_code"}, exclude_none=True)
         equal = [dead_letters.c[name] == value for name, value in wanted.items()]
-        after = [] if self.dead_after is None else [dead_letters.c.dead_at >= self.dead_after.timestamp() * 1000]
-        before = [] if self.dead_before is None else [dead_letters.c.dead_at < self.dead_before.timestamp() * 1000]
-        return [_OPEN, *equal, *after, *before]
+        when = (self.dead_after, self.dead_before)
+        return [_OPEN, *equal, *in_period(dead_letters.c.dead_at, dead_letters.c.id, ids.DEAD_LETTER, *when)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """`/tasks`: submit, look at, change, cancel, retry."""
 
 import asyncio
-from datetime import datetime
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -18,7 +17,7 @@ from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
 from broker.fields import Moment
 from broker.store.database import dicts
-from broker.store.tables import agents, connections, name_of, providers, tasks, workers
+from broker.store.tables import agents, connections, in_period, name_of, providers, tasks, workers
 from broker.submit import MAX_INSTRUCTIONS, Description, PriorityName, Submission, TaskForm, Title
 from broker.tasks import count_tasks
 from broker.views import EXACTNESS, Page, TaskSummary, TaskView, task_summary, task_view
@@ -37,8 +36,6 @@ _NUMEROUS = frozenset({TaskState.SUCCEEDED, TaskState.SCHEDULED})
 """States that most tasks are in. In any other one are so few that its index leads to them sooner than others do,
 which the planner cannot know; so it is not shown the others.
 """
-_SKEW_MS = 60_000
-"""How far the time in a task's id may be from its `created_at`, which is when its transaction began."""
 
 
 def _tasks(*columns: sa.Column[Any]) -> Select[Any]:
@@ -118,7 +115,7 @@ async def chosen(
         conditions.append(tasks.c.parent_id == parent_id)
     if idempotency_key is not None:
         conditions += [tasks.c.created_by == viewer.name, tasks.c.idempotency_key == idempotency_key]
-    return [*conditions, *_created(created_after, created_before)]
+    return [*conditions, *in_period(tasks.c.created_at, tasks.c.id, ids.TASK, created_after, created_before)]
 
 
 def _id_of(table: sa.Table, reference: str) -> sa.ColumnElement[str]:
@@ -128,18 +125,6 @@ def _id_of(table: sa.Table, reference: str) -> sa.ColumnElement[str]:
     """
     newest = sa.select(table.c.id).where(table.c.name == reference).order_by(table.c.id.desc()).limit(1)
     return sa.func.coalesce(newest.scalar_subquery(), reference)
-
-
-def _created(after: datetime | None, before: datetime | None) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions for when tasks were created: by their ids too, since every index has these in order."""
-    conditions: list[sa.ColumnElement[bool]] = []
-    if after is not None:
-        since = int(after.timestamp() * 1000)
-        conditions += [tasks.c.created_at >= since, tasks.c.id >= ids.first_id(ids.TASK, since - _SKEW_MS)]
-    if before is not None:
-        until = int(before.timestamp() * 1000)
-        conditions += [tasks.c.created_at < until, tasks.c.id < ids.first_id(ids.TASK, until + _SKEW_MS)]
-    return conditions
 
 
 Chosen = Annotated[list[sa.ColumnElement[bool]], Depends(chosen)]

@@ -1,11 +1,16 @@
 """The tables. Times are milliseconds since the epoch, UTC; blobs named so hold MessagePack."""
 
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
+from protocols import ids
 from protocols.states import TaskState
+
+_SKEW_MS = 60_000
+"""How far the time in an id may be from the time in its row, which is when its transaction began."""
 
 metadata = MetaData(
     naming_convention={
@@ -114,6 +119,23 @@ def in_state(state: TaskState) -> sa.ColumnElement[bool]:
     It uses one only if it can read from the statement itself, without its parameters, that the rows are in it.
     """
     return tasks.c.state == sa.literal_column(f"'{state.value}'")
+
+
+def in_period(
+    at: Column[Any], key: Column[Any], prefix: str, after: datetime | None, before: datetime | None
+) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that the time `at` is `after` or later, and before `before`.
+
+    They are also about the ids (`key`), which tell when they were made: every index has ids in order.
+    """
+    conditions: list[sa.ColumnElement[bool]] = []
+    if after is not None:
+        since = int(after.timestamp() * 1000)
+        conditions += [at >= since, key >= ids.first_id(prefix, since - _SKEW_MS)]
+    if before is not None:
+        until = int(before.timestamp() * 1000)
+        conditions += [at < until, key < ids.first_id(prefix, until + _SKEW_MS)]
+    return conditions
 
 
 def name_of(table: Table, reference: Column[Any]) -> sa.ColumnElement[str | None]:
