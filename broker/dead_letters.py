@@ -26,12 +26,12 @@ from protocols.states import FINISHED_STATES, CauseOfDeath, TaskState
 CHUNK = 100
 """Most dead letters that one transaction retries."""
 
-_OPEN = dead_letters.c.resolved_at.is_(None)
-_BY_CAUSE = Grouping(dead_letters.c.cause, _OPEN, limit=STATISTICS_LIMIT)
-_BY_ACTION = Grouping(dead_letters.c.action, _OPEN, limit=STATISTICS_LIMIT)
+OPEN = dead_letters.c.resolved_at.is_(None)
+_BY_CAUSE = Grouping(dead_letters.c.cause, OPEN, limit=STATISTICS_LIMIT)
+_BY_ACTION = Grouping(dead_letters.c.action, OPEN, limit=STATISTICS_LIMIT)
 _TIMES = sa.select(
     *(
-        sa.select(end(dead_letters.c.dead_at)).where(_OPEN).scalar_subquery().label(name)
+        sa.select(end(dead_letters.c.dead_at)).where(OPEN).scalar_subquery().label(name)
         for name, end in (("oldest_at", sa.func.min), ("newest_at", sa.func.max))
     )
 )
@@ -61,12 +61,18 @@ class LetterFilter(BaseModel):
     dead_before: Moment | None = None
     """Up to, and without, this time."""
 
-    def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """Return what holds for the rows of `dead_letters` that are meant."""
+    def equal(self) -> dict[sa.Column[Any], str]:
+        """Return the values that columns of `dead_letters` have; each begins an index of the open ones."""
         wanted = self.model_dump(include={"cause", "action", "lane", "error_code"}, exclude_none=True)
-        equal = [dead_letters.c[name] == value for name, value in wanted.items()]
-        when = (self.dead_after, self.dead_before)
-        return [_OPEN, *equal, *in_period(dead_letters.c.dead_at, dead_letters.c.id, ids.DEAD_LETTER, *when)]
+        return {dead_letters.c[name]: value for name, value in wanted.items()}
+
+    def others(self) -> list[sa.ColumnElement[bool]]:
+        """Return what else holds for those that are meant."""
+        return in_period(dead_letters.c.dead_at, dead_letters.c.id, ids.DEAD_LETTER, self.dead_after, self.dead_before)
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """Return all that holds for them."""
+        return [OPEN, *self.others(), *(column == value for column, value in self.equal().items())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +203,7 @@ def _give_up(transaction: Transaction, task_id: str, reason: str, actor: str) ->
         raise Conflict("a worker runs the task", field="task_id", hint="cancel it, or wait for its end")
     message = reason or f"given up by {actor}"
     die(transaction, task, CauseOfDeath.MANUAL, error_code="manual", error_message=message)
-    letter = sa.select(dead_letters.c.id).where(dead_letters.c.task_id == task_id, _OPEN)
+    letter = sa.select(dead_letters.c.id).where(dead_letters.c.task_id == task_id, OPEN)
     letter_id = str(transaction.connection.execute(letter).scalar_one())
     record(transaction, actor, "dead_letter.create", letter_id, {"task_id": task_id, "reason": reason})
     return letter_id

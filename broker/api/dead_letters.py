@@ -11,11 +11,12 @@ from sqlalchemy.engine import Connection
 
 from broker.api.auth import Admin, Control
 from broker.api.fields import Reason, Reference
+from broker.api.filters import Filters
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.api.tasks import read_task
 from broker.control import ControlPlane
-from broker.dead_letters import LetterFilter, stats
+from broker.dead_letters import OPEN, LetterFilter, stats
 from broker.fields import Moment
 from broker.store.tables import dead_letters, tasks
 from broker.views import EXACTNESS, DeadLetterView, Page, TaskView, Time, View, dead_letter_view
@@ -83,9 +84,13 @@ class LetterStatsView(View):
 @router.get("", operation_id="listDeadLetters")
 async def list_dead_letters(control: Control, _: Admin, window: Windowed, chosen: Chosen) -> Page[DeadLetterView]:
     """List the dead letters that nobody has dealt with, newest first."""
-    query = _dead_letters().where(*chosen.conditions())
-    page = read_page(query, dead_letters.c.id, window, dead_letter_view, newest_first=True)
-    return await asyncio.wrap_future(control.store.read(page))
+    filters = Filters(chosen.equal(), chosen.others(), OPEN)
+
+    def read(connection: Connection) -> Page[DeadLetterView]:
+        query = filters.narrow(connection, _dead_letters())
+        return read_page(query, dead_letters.c.id, window, dead_letter_view, newest_first=True)(connection)
+
+    return await asyncio.wrap_future(control.store.read(read))
 
 
 @router.post("", status_code=201, operation_id="createDeadLetter")

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from broker.api.auth import Control, Operator, Viewer
 from broker.api.fields import ReasonForm, change_schema
-from broker.api.filters import one_state
+from broker.api.filters import Filters, one_state
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
@@ -32,10 +32,6 @@ _LISTED = TaskSummary.model_fields.keys() | {
     *("error_class", "error_code", "error_message", "cause"),
 }
 """Columns that make the entry of a list: without what went in and came out, which may be large."""
-_NUMEROUS = frozenset({TaskState.SUCCEEDED, TaskState.SCHEDULED})
-"""States that most tasks are in. In any other one are so few that its index leads to them sooner than others do,
-which the planner cannot know; so it is not shown the others.
-"""
 
 
 def _tasks(*columns: sa.Column[Any]) -> Select[Any]:
@@ -93,29 +89,22 @@ async def chosen(
             description="Only what this API key submitted under it; `<key> 1` is the first step after that task.",
         ),
     ] = None,
-) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions of the tasks that the query asks for."""
-    indexed = state is None or state in _NUMEROUS
+) -> Filters:
+    """Return which tasks the query asks for."""
     equal = {
+        tasks.c.state: None if state is None else state.value,
         tasks.c.action: action,
         tasks.c.priority: None if priority is None else Priority[priority.upper()].value,
         tasks.c.agent_id: None if agent_id is None else _id_of(agents, agent_id),
         tasks.c.lane: lane,
         tasks.c.pool: pool,
         tasks.c.worker_id: None if worker_id is None else _id_of(workers, worker_id),
+        tasks.c.parent_id: parent_id,
     }
-    conditions = [
-        (column if indexed else sa.func.coalesce(column, sa.null())) == value
-        for column, value in equal.items()
-        if value is not None
-    ]
-    if state is not None:
-        conditions.append(tasks.c.state == state.value)
-    if parent_id is not None:
-        conditions.append(tasks.c.parent_id == parent_id)
+    others = in_period(tasks.c.created_at, tasks.c.id, ids.TASK, created_after, created_before)
     if idempotency_key is not None:
-        conditions += [tasks.c.created_by == viewer.name, tasks.c.idempotency_key == idempotency_key]
-    return [*conditions, *in_period(tasks.c.created_at, tasks.c.id, ids.TASK, created_after, created_before)]
+        others += [tasks.c.created_by == viewer.name, tasks.c.idempotency_key == idempotency_key]
+    return Filters({column: value for column, value in equal.items() if value is not None}, others)
 
 
 def _id_of(table: sa.Table, reference: str) -> sa.ColumnElement[str]:
@@ -127,7 +116,7 @@ def _id_of(table: sa.Table, reference: str) -> sa.ColumnElement[str]:
     return sa.func.coalesce(newest.scalar_subquery(), reference)
 
 
-Chosen = Annotated[list[sa.ColumnElement[bool]], Depends(chosen)]
+Chosen = Annotated[Filters, Depends(chosen)]
 
 
 class BulkForm(BaseModel):
@@ -219,10 +208,14 @@ async def submit_bulk(
 
 
 @router.get("", operation_id="listTasks")
-async def list_tasks(control: Control, _: Viewer, window: Windowed, conditions: Chosen) -> Page[TaskSummary]:
+async def list_tasks(control: Control, _: Viewer, window: Windowed, filters: Chosen) -> Page[TaskSummary]:
     """List tasks, newest first, without what went in and came out."""
-    page = read_page(_SUMMARIES.where(*conditions), tasks.c.id, window, task_summary, newest_first=True)
-    return await asyncio.wrap_future(control.store.read(page))
+
+    def read(connection: Connection) -> Page[TaskSummary]:
+        query = filters.narrow(connection, _SUMMARIES)
+        return read_page(query, tasks.c.id, window, task_summary, newest_first=True)(connection)
+
+    return await asyncio.wrap_future(control.store.read(read))
 
 
 @router.get("/stats", operation_id="getTaskStats")

@@ -1,21 +1,27 @@
 """Queries that run for every task touch only the rows that they are about, however many others there are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 import broker.dead_letters
 import broker.tasks
 from broker import dispatch, due, fleet_view, queues
 from broker.agents import living_agents
 from broker.api import tasks as api_tasks
+from broker.api.filters import Filters
+from broker.dead_letters import OPEN, LetterFilter
 from broker.keys import Principal
 from broker.store.database import open_sqlite
 from broker.store.migrate import upgrade
-from broker.store.tables import tasks
+from broker.store.tables import dead_letters, tasks
+from protocols.ids import DEAD_LETTER, TASK, new_id
 from protocols.states import Role, TaskState
 
 PLANS: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
@@ -61,32 +67,63 @@ LISTS: dict[str, tuple[dict[str, Any], str]] = {
     "a parent": ({"parent_id": "x"}, "ix_tasks_parent_id_id (parent_id=?)"),
     "a time": ({"created_after": SINCE, "created_before": SINCE}, "sqlite_autoindex_tasks_1 (id>? AND id<?)"),
     "an action and a time": ({"action": "x", "created_after": SINCE}, "ix_tasks_action_id (action=? AND id>?)"),
-    "an agent that succeeded": (
-        {"agent_id": "x", "state": TaskState.SUCCEEDED},
-        "ix_tasks_agent_id_id (agent_id=?)",
+    "a lane's rare action": ({"lane": "many", "action": "few"}, "ix_tasks_action_id (action=?)"),
+    "an action's rare lane": ({"lane": "few", "action": "many"}, "ix_tasks_lane_id (lane=?)"),
+    "a pool's few dead": ({"pool": "many", "state": TaskState.DEAD}, "ix_tasks_state_id (state=?)"),
+    "the many scheduled of an agent": (
+        {"agent_id": "few", "state": TaskState.SCHEDULED, "created_after": SINCE},
+        "ix_tasks_agent_id_id (agent_id=? AND id>?)",
     ),
-    "an agent's running": ({"agent_id": "x", "state": TaskState.RUNNING}, "ix_tasks_state_id (state=?)"),
-    "a lane's dead": ({"lane": "x", "state": TaskState.DEAD}, "ix_tasks_state_id (state=?)"),
-    "a worker's running": ({"worker_id": "x", "state": TaskState.RUNNING}, "ix_tasks_state_id (state=?)"),
     "an idempotency key": (
-        {"idempotency_key": "x"},
+        {"idempotency_key": "x", "lane": "many", "action": "many"},
         "sqlite_autoindex_tasks_2 (created_by=? AND idempotency_key=?)",
     ),
-    "a parent's dead": ({"parent_id": "x", "state": TaskState.DEAD}, "ix_tasks_parent_id_id (parent_id=?)"),
+    "a parent's scheduled": ({"parent_id": "few", "state": TaskState.SCHEDULED}, "ix_tasks_parent_id_id (parent_id=?)"),
 }
-"""The filters of a list, and how its rows are found, in order."""
+"""The filters of a list, and how its rows are found, in order. The words say how many tasks have them."""
 SOMEBODY = Principal("somebody", Role.VIEWER, "key_1")
 
 
 @pytest.mark.parametrize("name", LISTS)
 async def test_a_list_is_read_in_order_by_an_index(tmp_path: Path, name: str) -> None:
-    """The newest page is found by the index of what was filtered for, and nothing is sorted."""
-    filters, wanted = LISTS[name]
-    query = api_tasks._SUMMARIES.where(*await api_tasks.chosen(SOMEBODY, **{"state": None, **filters}))
-    plan = plan_of(tmp_path, query.order_by(tasks.c.id.desc()).limit(51), {})
+    """The newest page is found by the index of what fewest tasks have, and nothing is sorted."""
+    given, wanted = LISTS[name]
+    filters = await api_tasks.chosen(SOMEBODY, **{"state": None, **given})
+    with database(tmp_path) as connection:
+        many = [row("many", TaskState.SCHEDULED) for _ in range(3)]
+        connection.execute(tasks.insert(), [*many, row("few", TaskState.DEAD)])
+        query = filters.narrow(connection, api_tasks._SUMMARIES)
+        plan = steps_of(connection, query.order_by(tasks.c.id.desc()).limit(51), {})
     (step,) = [step for step in plan if "tasks" in step]
     assert wanted in step
     assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+LETTERS: dict[str, tuple[dict[str, Any], str]] = {
+    "all": ({}, "ix_dead_letters_resolved_at_id (resolved_at=?)"),
+    "a lane": ({"lane": "x"}, "ix_dead_letters_lane (lane=?)"),
+    "a lane's rare action": ({"lane": "many", "action": "few"}, "ix_dead_letters_action (action=?)"),
+    "an action's rare error": ({"action": "many", "error_code": "few"}, "ix_dead_letters_error_code (error_code=?)"),
+    "a rare lane and a time": (
+        {"action": "many", "lane": "few", "dead_after": SINCE},
+        "ix_dead_letters_lane (lane=? AND id>?)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_dead_letters_are_read_in_order_by_an_index(tmp_path: Path, name: str) -> None:
+    """In the same way."""
+    given, wanted = LETTERS[name]
+    chosen = LetterFilter.model_validate(given)
+    with database(tmp_path) as connection:
+        for word in ("many", "many", "few"):
+            words = dict.fromkeys(("action", "lane", "error_code"), word)
+            more = {"task_id": "x", "cause": "manual", "attempts": 1, "tries": 1, "dead_at": 1}
+            connection.execute(dead_letters.insert().values(id=new_id(DEAD_LETTER), **words, **more))
+        query = Filters(chosen.equal(), chosen.others(), OPEN).narrow(connection, sa.select(dead_letters))
+        (step,) = steps_of(connection, query.order_by(dead_letters.c.id.desc()).limit(51), {})
+    assert step == f"SEARCH dead_letters USING INDEX {wanted}"
 
 
 GROUPINGS = {
@@ -121,14 +158,33 @@ def test_busy_agents_are_found_by_what_runs(tmp_path: Path) -> None:
 
 def plan_of(folder: Path, query: Any, parameters: dict[str, Any]) -> list[str]:
     """Return the steps in which SQLite would carry out a query."""
+    with database(folder) as connection:
+        return steps_of(connection, query, parameters)
+
+
+def steps_of(connection: Connection, query: Any, parameters: dict[str, Any]) -> list[str]:
+    """Return the same for a database with rows in it."""
+    expanded = query.compile(connection).construct_expanded_state(parameters)
+    statement, values = f"EXPLAIN QUERY PLAN {expanded.statement}", tuple(expanded.positional_parameters)
+    return [step.detail for step in connection.exec_driver_sql(statement, values)]
+
+
+@contextmanager
+def database(folder: Path) -> Iterator[Connection]:
+    """Open a new database."""
     engine = open_sqlite(folder / "warren.db", write=True)
     upgrade(engine)
     with engine.begin() as connection:
-        expanded = query.compile(connection).construct_expanded_state(parameters)
-        statement, values = f"EXPLAIN QUERY PLAN {expanded.statement}", tuple(expanded.positional_parameters)
-        plan = connection.exec_driver_sql(statement, values).all()
+        yield connection
     engine.dispose()
-    return [step.detail for step in plan]
+
+
+def row(word: str, state: TaskState) -> dict[str, Any]:
+    """Return a task that has this word wherever one can filter for it."""
+    words = dict.fromkeys(("action", "lane", "pool", "agent_id", "parent_id"), word)
+    numbers = dict.fromkeys(("max_attempts", "eligible_at", "concurrency_limit", "attempt", "tries", "losses"), 1)
+    more = {"timeout_s": 1.0, "input_blob": b"", "delivery": "", "created_by": "", "created_at": 1}
+    return {"id": new_id(TASK), "state": state, "priority": 1, "cancel_requested": False, **words, **numbers, **more}
 
 
 def test_the_table_has_the_indexes_that_are_named(tmp_path: Path) -> None:
