@@ -191,7 +191,7 @@ class Sessions:
         waits = isinstance(error, (WorkerPending, Unavailable, NotFound))
         frame = Refused(
             code=error.code,
-            message=error.message if error.hint is None else f"{error.message}; {error.hint}",
+            message=error.message if error.hint is None else f"{error.message.rstrip('.')}; {error.hint}",
             retry_after_s=PENDING_RETRY_S if waits else None,
         )
         await _quietly(socket.send_bytes(self.encode(frame)))

@@ -97,13 +97,14 @@ def _counts(now: Snapshot, before: Snapshot | None) -> "RenderableType":
     numbers = now.tasks["by_state"]
     shown = (at_least(now.tasks, numbers.get(state, 0), numbers.values()) for state in STATES)
     table.add_row("now", *(Text(text, style=style(state)) for state, text in zip(STATES, shown, strict=True)))
-    table.add_row(Text("per second", style="dim"), *(_rate(state, now, before) for state in STATES))
+    if before is not None:
+        table.add_row(Text("per second", style="dim"), *(_rate(state, now, before) for state in STATES))
     return table
 
 
-def _rate(state: str, now: Snapshot, before: Snapshot | None) -> str:
+def _rate(state: str, now: Snapshot, before: Snapshot) -> str:
     """Return how many tasks a second have come into a final state."""
-    if before is None or state not in RATES or now.at <= before.at:
+    if state not in RATES or now.at <= before.at:
         return ""
     numbers = [snapshot.tasks["by_state"] for snapshot in (now, before)]
     if is_least(now.tasks, numbers[0].get(state, 0), numbers[0].values()):

@@ -59,6 +59,7 @@ class Agent(SessionListener):
         self._children = Children()
         self._llm = LlmChat()
         self._ssh = SshExec()
+        self._approval: Approval | None = None
         self._registry = self._actions(lanes)
         self._watchdog = Watchdog(settings.watchdog_usec)
         gate = ClaimGate(outbox)
@@ -143,6 +144,9 @@ class Agent(SessionListener):
 
     async def _register(self) -> None:
         registration = await register(self._settings, self._identity, self._meter.machine(), self._version)
+        if registration.approval is self._approval:
+            return
+        self._approval = registration.approval
         told = log.info if registration.approval is Approval.APPROVED else log.warning
         told(
             "registered",

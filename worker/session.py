@@ -106,6 +106,7 @@ class Session(Service):
         self._welcomed = False
         self._failures = 0
         self._broken = False
+        self._complained = ""
 
     def listen(self, listeners: Sequence[SessionListener]) -> None:
         """Tell `listeners`, in this order, about every session from now on."""
@@ -122,7 +123,10 @@ class Session(Service):
                     raise
                 delay = self._delay(error)
                 self._attempted(error.message)
-                log.warning("no session", reason=error.message, code=error.code, retry_in_s=round(delay, 1))
+                # A worker may wait for hours; what is told every second is read by nobody.
+                told = log.debug if error.message == self._complained else log.warning
+                told("no session", reason=error.message, code=error.code, retry_in_s=round(delay, 1))
+                self._complained = error.message
                 await self._rest(delay)
 
     async def close(self) -> None:
@@ -164,6 +168,7 @@ class Session(Service):
         self._epoch = welcome.epoch
         self._welcomed = True
         self._broken = True
+        self._complained = ""
         opened_at = time.monotonic()
         log.info("session open", epoch=welcome.epoch, lanes=welcome.lanes, ended=len(welcome.ended))
         self._outbox.open()

@@ -68,8 +68,8 @@ class _Relay:
         self._last = piece.data[-1:] or self._last
 
     def finish(self, task: Json) -> None:
-        """End the last line on a terminal; print the result of a task that wrote nothing."""
-        if self._attempt is None and task.get("result") is not None:
+        """End the last line on a terminal; print the result of a task that has one and wrote nothing."""
+        if self._attempt is None and task["state"] == TaskState.SUCCEEDED and task.get("result") is not None:
             print(to_json(task["result"]))
         elif self._last != b"\n" and sys.stdout.isatty():
             print()
