@@ -112,8 +112,9 @@ def _exit_code(error: WarrenError) -> ExitCode:
 async def _serve(settings: Settings, data_dir: DataDir) -> int:
     listener = _listen(settings)
     async with running(settings, SystemClock()) as control:
-        server = _Server(_uvicorn_config(settings, control), control)
-        data_dir.write_url(_url(settings, listener))
+        url = _url(settings, listener)
+        server = _Server(_uvicorn_config(settings, control), control, url)
+        data_dir.write_url(url)
         try:
             await server.serve(sockets=[listener])
         finally:
@@ -245,16 +246,19 @@ def _end_process_on_failure(loop: asyncio.Task[None]) -> None:
 class _Server(uvicorn.Server):
     """Tells open streams to end when it is asked to stop, since uvicorn waits for them."""
 
-    def __init__(self, config: uvicorn.Config, control: ControlPlane) -> None:
+    def __init__(self, config: uvicorn.Config, control: ControlPlane, url: str) -> None:
         super().__init__(config)
         self._control = control
+        self._url = url
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         notify("READY=1")
+        _log.info("listening", url=self._url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         notify("STOPPING=1")
+        _log.info("stopping", reason=signal.Signals(sig).name)
         self._control.stopping.set()
         # Not uvicorn's own way: it raises the signal again when the server has stopped, before the store has.
         self.force_exit = self.should_exit

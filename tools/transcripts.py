@@ -299,6 +299,7 @@ def _start_host(stage: Stage, directory: Path, children: list[Child]) -> None:
     key.write_text(host.private_key, encoding="utf-8")
     key.chmod(0o600)
     stage.disguise.know(str(host.port), "22022")
+    stage.disguise.put_on(host.host_key)  # so that a page may pin it before it has been shown
 
 
 def _is_free(port: int) -> bool:

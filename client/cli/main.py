@@ -89,7 +89,7 @@ def _complete() -> int:
 
 
 def _misused(error: typer.TyperException) -> int:
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")  # pydantic's own words
     if message.startswith("Usage:"):  # what a group of commands says when none is named
         typer.echo(message, err=True)
         return error.exit_code
