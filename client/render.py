@@ -272,6 +272,13 @@ def elapsed(moment: object, now: datetime | None = None) -> str:
     return f"{max(0, seconds)}s"
 
 
+def queue_state(queue: Json) -> str:
+    """Return what keeps a queue from starting anything; empty if nothing does."""
+    if queue.get("paused"):
+        return "paused"
+    return "" if queue.get("consumers") else "no worker"
+
+
 def style(value: object) -> str:
     """Return the style in which a word such as a state is shown, empty for others."""
     return _STYLES.get(str(value), "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from client.http import ApiClient
-from client.render import Column, Fit, Json, age, at_least, count, counted, field, is_least, style, table
+from client.render import Column, Fit, Json, age, at_least, count, counted, field, is_least, queue_state, style, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -121,16 +121,10 @@ def _percent(name: str) -> Callable[[Json], object]:
     return text
 
 
-def _slots(row: Json) -> str:
+def _slots(row: Json) -> object:
+    # Not how many are busy: that is as old as the heartbeat, and `running` is not.
     slots = (row.get("heartbeat") or {}).get("slots") or {}
-    busy, total = (sum(one[name] for one in slots.values()) for name in ("busy", "total"))
-    return f"{busy}/{total}" if slots else ""
-
-
-def _queue_state(row: Json) -> str:
-    if row["paused"]:
-        return "paused"
-    return "" if row["consumers"] else "no worker"
+    return sum(one["total"] for one in slots.values()) if slots else ""
 
 
 _COUNTED = ("waiting", "delayed")
@@ -140,7 +134,7 @@ _QUEUES = (
     field("running"),
     Column("starts/s", lambda row: f"{float(row['starts_per_s'] or 0):.1f}"),
     age("oldest_waiting_at", "oldest"),
-    Column("state", _queue_state),
+    Column("state", queue_state),
     field("consumers", "workers", Fit.SPARE),
     field("queued", fit=Fit.SPARE),
     count("delayed", _COUNTED, Fit.SPARE),

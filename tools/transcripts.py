@@ -50,7 +50,9 @@ PATIENCE_S = 60.0
 _SAID = 4000
 MAIN = "main"
 INTERRUPT = "^C"
-_BLOCK = re.compile(r"(?:<!-- terminal: (?P<terminal>[\w-]+) -->\n+)?```console\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"(?:<!-- terminal: (?P<terminal>[\w-]+) -->\n+)?```console\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 _NEEDS = re.compile(r"<!-- needs: ([\w ]+) -->")
 _STATUS = re.compile(r"\[(\d+)\]")
 _PROMPT = re.compile(r"\x1e(\d+)\x1e")
@@ -62,23 +64,23 @@ _NUMBERS = re.compile(r"\d+(?:[.,:]\d+)*(?: ?(?:[smhd]|ms)\b)?")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command, what it printed, and how it ended; None for one that stayed running."""
+    """A command, what it printed, and how it ended; 0 too for one that stayed running."""
 
     command: str
     output: str = ""
-    status: int | None = 0
+    status: int = 0
 
     @classmethod
     def read(cls, text: str) -> "Iterator[Step]":
         """Yield the steps of a block."""
         for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-            lines = part.splitlines()
+            lines = part.rstrip("\n").splitlines()
             more = next((n for n, line in enumerate(lines[1:], 1) if not line.startswith(">")), len(lines))
             command = "\n".join([lines[0], *(line[2:] for line in lines[1:more])])
             output, status = lines[more:], 0
             if output and (found := _STATUS.fullmatch(output[-1])):
                 output, status = output[:-1], int(found[1])
-            yield cls(command, "\n".join(output), status)
+            yield cls(command, "\n".join(output).strip("\n"), status)
 
     def written(self) -> str:
         """Return it as it stands in a block."""
@@ -91,7 +93,7 @@ class Step:
 
     def merged(self, played: "Step") -> "Step":
         """Return what was played just now, or this one where the two differ in nothing but numbers."""
-        same = (self.status or 0) == (played.status or 0) and _masked(self.output) == _masked(played.output)
+        same = self.status == played.status and _masked(self.output) == _masked(played.output)
         return self if same else played
 
 
@@ -175,6 +177,7 @@ class Terminal:
             ["sh", "-c", shell, os.ttyname(slave)], env={**environ, **prompt}, cwd=directory, start_new_session=True
         )
         self._read = ""
+        self._busy = False
         self._until(_PROMPT.search)
         self._read = ""
         os.close(slave)
@@ -186,18 +189,23 @@ class Terminal:
         else:
             os.write(self._master, f"{command}\n".encode())
         found = self._until(_PROMPT.search)
+        self._busy = False
         printed, self._read = self._read[: found.start()], self._read[found.end() :]
         return _plain(printed), int(found[1])
 
     def begin(self, command: str, is_last: Callable[[str], bool]) -> str:
-        """Type a command and return what it prints up to the line that is the last; raises Stuck."""
+        """Type a command and return what it prints up to the line that is the last; raises Stuck.
+
+        If one is still running, that one's end comes first, and what it had to say until then.
+        """
+        busy, self._busy = self._busy, True
 
         def seen(text: str) -> list[str] | None:
             lines = _plain(_PROMPT.sub("", text[: text.rfind("\n") + 1])).splitlines()
             for number, line in enumerate(lines, 1):
                 if is_last(line):
                     return lines[:number]
-            if _PROMPT.search(text):
+            if len(_PROMPT.findall(text)) > busy:
                 raise Stuck("\n".join(["it has ended:", *lines]))
             return None
 
@@ -256,16 +264,21 @@ class Stage:
                 return Step(step.command, self.disguise.put_on(output), status)
             last = _masked(step.output.splitlines()[-1])
             output = shell.begin(command, lambda line: _masked(self.disguise.put_on(line)) == last)
-            return Step(step.command, self.disguise.put_on(output), None)
+            return Step(step.command, self.disguise.put_on(output))
         except Stuck as stuck:
             raise Stuck(f"$ {step.command}\n{stuck}") from None
+
+    def close(self) -> None:
+        """End all that runs in the terminals."""
+        for terminal in reversed(self.terminals.values()):
+            terminal.close()
 
 
 @contextmanager
 def staged(needs: Sequence[str]) -> Iterator[Stage]:
     """Give a new user's home, with the servers that a page needs beside it."""
     # The home's path is as long as the one that stands for it, so that tables keep their shape.
-    home = Path(f"/tmp/w{secrets.token_hex(2)}")  # noqa: S108
+    home = Path(f"/tmp/w{secrets.token_hex(2)}")
     port = next(port for port in count(8001) if _is_free(port))
     disguise = Disguise([(str(home), "/home/rosa"), (str(port), "8000"), (getpass.getuser(), "rosa")])
     disguise.know(f"Linux {os.uname().release}", "Linux 6.12.48-amd64")
@@ -286,7 +299,7 @@ def staged(needs: Sequence[str]) -> Iterator[Stage]:
             url = start_stand_in(servers / "model.log", children.append).base_url
             disguise.know(url, "http://127.0.0.1:11434/v1")
         # Last in, first out: what was started last is closed first, the control plane after its workers.
-        stack.callback(lambda: [terminal.close() for terminal in reversed(stage.terminals.values())])
+        stack.callback(stage.close)
         yield stage
 
 
@@ -331,7 +344,9 @@ def structure(page: str) -> list[str]:
 
 def differences(name: str, recorded: str, played: str) -> str:
     """Return which commands end otherwise than recorded, empty if none does."""
-    told = unified_diff(structure(recorded), structure(played), f"{name}, recorded", f"{name}, played", lineterm="", n=1)
+    told = unified_diff(
+        structure(recorded), structure(played), f"{name}, recorded", f"{name}, played", lineterm="", n=1
+    )
     return "\n".join(told)
 
 

@@ -1,17 +1,11 @@
 """`warren queue`: what waits where."""
 
-from typing import Any
-
 from client.cli.commands import group
 from client.cli.noun import Noun
 from client.cli.options import ApiOptions, Reason
-from client.render import Column, Fit, age, count, field
+from client.render import Column, Fit, age, count, field, queue_state
 
 _COUNTED = ("waiting", "delayed")
-
-
-def _state(row: Any) -> str:
-    return "paused" if row.get("paused") else ""
 
 
 app = group("queue", "warren queue list\nwarren queue pause q.t.default.openai --reason 'the provider is ill'")
@@ -27,7 +21,7 @@ queue = Noun(
         field("consumers", "workers", Fit.SPARE),
         count("delayed", _COUNTED, Fit.SPARE),
         field("queued", fit=Fit.SPARE),
-        Column("state", _state),
+        Column("state", queue_state),
         field("reason", fit=Fit.CUT),
     ],
     empty="no queue yet: one comes with the first task or worker",

@@ -16,7 +16,7 @@ from client.cli.options import ApiOptions, PriorityName, expanded, given
 from client.render import counted
 from protocols.errors import InvalidInput
 from protocols.names import BuiltinAction
-from protocols.states import Delivery
+from protocols.states import Delivery, TaskState
 
 if TYPE_CHECKING:
     from client.http import ApiClient
@@ -149,7 +149,8 @@ def follow_or_tell(api: ApiOptions, client: "ApiClient", task: dict[str, Any], *
     if wait:
         from client.cli.watch import watch
 
-        watch(client, api.printer, str(task["id"]))
+        begun = task["attempt"] if task["state"] == TaskState.SCHEDULED else task["attempt"] - 1
+        watch(client, api.printer, str(task["id"]), after_attempt=begun)
     else:
         api.printer.done(f"task {task['id']} is {task['state']} again", task)
 

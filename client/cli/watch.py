@@ -12,16 +12,16 @@ from protocols.names import ExitCode
 from protocols.states import FINISHED_STATES, TaskState
 
 
-def watch(client: ApiClient, printer: Printer, task_id: str) -> None:
+def watch(client: ApiClient, printer: Printer, task_id: str, *, after_attempt: int = 0) -> None:
     """Pass the task's output on as it arises; raises TaskEnded if the task does not succeed.
 
-    For programs the output is left out and the finished task printed.
+    What attempts up to `after_attempt` wrote is left out. For programs all output is, and the finished task printed.
     """
     if printer.for_programs:
         task = follow(client, task_id, lambda piece: None)
         printer.record(task)
     else:
-        relay = _Relay(printer)
+        relay = _Relay(printer, after_attempt)
         task = follow(client, task_id, relay)
         relay.finish(task)
     raise_unless_succeeded(task)
@@ -52,12 +52,15 @@ def _print_event(printer: Printer, event: Json) -> None:
 class _Relay:
     """Writes pieces to stdout and stderr as they come, byte for byte."""
 
-    def __init__(self, printer: Printer) -> None:
+    def __init__(self, printer: Printer, after_attempt: int) -> None:
         self._printer = printer
+        self._after = after_attempt
         self._attempt: int | None = None
         self._last = b"\n"
 
     def __call__(self, piece: Piece) -> None:
+        if piece.attempt <= self._after:
+            return
         if self._attempt is not None and piece.attempt != self._attempt:
             self._printer.remark(f"[attempt {piece.attempt}]")
         self._attempt = piece.attempt
@@ -83,10 +86,10 @@ def raise_unless_succeeded(task: Json) -> None:
     error = task.get("error") or {}
     detail = f": {error['message']}" if error.get("message") else ""
     if state == TaskState.CANCELLED:
-        raise TaskEnded(f"task {task['id']} was cancelled{detail}", ExitCode.TASK_CANCELLED)
+        raise TaskEnded(f"{task['id']} was cancelled{detail}", ExitCode.TASK_CANCELLED)
     cause = f" ({error['cause']})" if error.get("cause") else ""
     raise TaskEnded(
-        f"task {task['id']} is dead{cause}{detail}",
+        f"{task['id']} is dead{cause}{detail}",
         ExitCode.TASK_DEAD,
         hint=f"mend the cause, then give it a new life with `warren task retry {task['id']}`",
     )
