@@ -47,6 +47,7 @@ T = TypeVar("T")
 COLUMNS, LINES = 80, 40
 PATIENCE_S = 60.0
 """How long one command may take."""
+_USUAL = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
 _SAID = 4000
 MAIN = "main"
 INTERRUPT = "^C"
@@ -284,9 +285,9 @@ def staged(needs: Sequence[str]) -> Iterator[Stage]:
     disguise.know(f"Linux {os.uname().release}", "Linux 6.12.48-amd64")
     home.mkdir(mode=0o700)
     children: list[Child] = []
-    kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TMPDIR", "USER") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("TMPDIR", "USER") if name in os.environ}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    stage = Stage(home, disguise, {**kept, "PATH": path, "HOME": str(home), "TERM": "xterm-256color"}, port)
+    stage = Stage(home, disguise, {**kept, **_USUAL, "PATH": path, "HOME": str(home)}, port)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         servers = Path(f"{home}.servers")

@@ -121,7 +121,8 @@ def test_a_dead_task_tells_its_story_and_lives_again(warren: Warren, tmp_path: P
     assert _data(warren, "task", "stats")["by_state"]["dead"] >= 1
     assert task in _fine(warren.run("task", "list", "--state", "dead", "--created-after", "1h"))
     wanted.write_text("here now\n")
-    assert _fine(warren.run("task", "retry", task, "--wait")) == "here now\n"
+    again = warren.run("task", "retry", task, "--wait")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "here now\n", "")
 
 
 def test_dead_letters_are_made_counted_and_retried_together(warren: Warren) -> None:
@@ -148,6 +149,8 @@ def test_a_connection_is_tried_out_and_used(warren: Warren) -> None:
     tried = warren.run("connection", "test", "host")
     assert tried.returncode == 3
     assert "host key" in tried.stderr
+    dead = warren.run("task", "submit", "ssh", "host", "--wait", "--", "true")
+    assert (dead.returncode, dead.stdout) == (3, "")
     real = [word for key in _host_keys(tried.stderr) for word in ("--host-key", key)]
     _fine(warren.run("connection", "update", "host", *real))
     _fine(warren.run("connection", "test", "host"))

@@ -103,7 +103,7 @@ def test_a_dead_control_plane_ends_up_with_its_last_words(tmp_path: Path) -> Non
 def test_only_workers_that_up_started_are_approved(warren: Warren, tmp_path: Path) -> None:
     """A worker that somebody else starts on the same machine waits for an admin."""
     arguments = ("worker", "run", "--name", "stranger", "--state-dir", str(tmp_path / "state"))
-    with warren.client() as client, warren.running(*arguments):
+    with warren.client() as client, warren.running(*arguments) as (_, stdout):
         until("the stranger", lambda: any(row["name"] == "stranger" for row in client.rows("/workers")))
         stranger = client.get("/workers/stranger")
         assert stranger["approval"] == "pending"
@@ -112,6 +112,8 @@ def test_only_workers_that_up_started_are_approved(warren: Warren, tmp_path: Pat
         approved = warren.run("worker", "approve", "stranger", "--fingerprint", stranger["fingerprint"])
         assert approved.returncode == 0, approved.stderr
         until("its session", lambda: client.get("/workers/stranger")["presence"] == "online")
+        said = os.read(stdout.fileno(), 65536).decode()
+        assert [said.count(word) for word in ("approval=pending", "approval=approved", "no session")] == [1, 1, 1], said
         assert warren.run("worker", "reject", "stranger", "--yes").returncode == 0
 
 

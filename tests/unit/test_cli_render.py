@@ -7,7 +7,22 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from client.render import Column, Fit, Output, Printer, count, counted, elapsed, field, printable
+from client.cli.columns import TASKS
+from client.cli.worker import worker
+from client.render import (
+    GAP,
+    Column,
+    Fit,
+    Output,
+    Printer,
+    count,
+    counted,
+    elapsed,
+    field,
+    printable,
+    queue_state,
+    table,
+)
 
 ROWS: list[dict[str, object]] = [
     {"id": "task_1", "state": "dead", "note": "a very long remark " * 20, "labels": ["a", "b"], "ok": True},
@@ -172,3 +187,52 @@ def test_what_is_empty_inside_is_left_out_too(capsys: pytest.CaptureFixture[str]
     """Within a thing's field only what has a value is told."""
     Printer().record({"error": {"code": "x", "cause": None, "more": []}})
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["error", "code:", "x"]]
+
+
+WORKER = {
+    "id": "w-l4gym27owimehsujgqp2",
+    "name": "rabbit-with-a-very-long-name-01",
+    "status": "pending",
+    "fingerprint": "f38c-4b17-3ce8-2d61-02f3",
+    "running": 0,
+    "pools": ["default", "gpu"],
+    "last_seen_at": "2026-01-31T12:00:00Z",
+}
+
+
+def test_workers_fit_eighty_columns() -> None:
+    """A long name gives way, and neither the fingerprint nor a heading is cut."""
+    shown = table([WORKER], worker.columns, 80)
+    widths = {str(column.header): column.width for column in shown.columns}
+    assert sum(width + GAP for width in widths.values() if width) <= 80
+    assert widths["FINGERPRINT"] == len(str(WORKER["fingerprint"]))
+    assert all((width or 0) >= len(heading) for heading, width in widths.items())
+
+
+@pytest.mark.parametrize(
+    ("queue", "state"),
+    [
+        ({"paused": True, "consumers": 0}, "paused"),
+        ({"paused": False, "consumers": 0}, "no worker"),
+        ({"paused": False, "consumers": 2}, ""),
+    ],
+)
+def test_a_queue_says_what_holds_it_up(queue: dict[str, object], state: str) -> None:
+    assert queue_state(queue) == state
+
+
+@pytest.mark.parametrize(
+    ("task", "title"),
+    [
+        ({"title": "nightly", "error": {"message": "no"}, "action": "ssh.exec", "connection": "web-1"}, "nightly"),
+        ({"title": None, "error": {"message": "no"}, "action": "ssh.exec", "connection": "web-1"}, "no"),
+        ({"title": None, "error": None, "action": "ssh.exec", "connection": "web-1"}, "ssh.exec web-1"),
+        (
+            {"title": None, "error": None, "action": "llm.chat", "agent": "writer"},
+            "llm.chat writer",
+        ),
+        ({"action": "resize"}, "resize"),
+    ],
+)
+def test_a_task_without_a_title_says_what_it_is(task: dict[str, object], title: str) -> None:
+    assert TASKS[-1].text(task) == title
