@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.support.completion import completions
 
 Commands = dict[str, Any]
 LONGEST_LINE = 100
+_ASSIGNMENT = re.compile(r"[A-Z_]+=")
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = {"up", "serve", "worker run", "logout", "completion"}
 """Commands that print no data of the control plane."""
@@ -71,8 +73,8 @@ def test_what_the_documentation_says_to_type_can_be_typed(commands: Commands) ->
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
             for line in block.splitlines():
-                words = shlex.split(line, comments=True)
-                if words[:1] == ["warren"] and not words[1].startswith("-"):
+                words = list(dropwhile(_ASSIGNMENT.match, shlex.split(line, comments=True)))
+                if words[:1] == ["warren"] and words[1] not in COMING:
                     tried += 1
                     try:
                         _parse(commands, words[1:])
