@@ -68,7 +68,7 @@ def test_a_failed_task_exits_3_with_its_cause(warren: Warren) -> None:
     ended = warren.run("task", "submit", "ssh", "host", "--max-attempts", "1", "--wait", "--", "exit 9")
     assert ended.returncode == 3
     error, hint = ended.stderr.splitlines()
-    assert error.startswith("error: task task_")
+    assert error.startswith("error: task_")
     assert "9" in error
     assert "warren task retry task_" in hint
 
