@@ -1,4 +1,4 @@
-"""Names and times in forms: checked where they arrive, so that a refusal says where in the form the bad one stands."""
+"""Names, times and numbers in forms: checked where they stand, so that a refusal can say where that is."""
 
 import re
 from collections.abc import Callable
@@ -48,10 +48,19 @@ def _zoned(moment: datetime) -> datetime:
     return moment
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        # No TypeError: pydantic turns ValueError alone into a refusal.
+        raise ValueError("write a number")  # noqa: TRY004
+    return value
+
+
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 Moment = Annotated[datetime, BeforeValidator(_dated), AfterValidator(_zoned)]
 """A time with its zone (RFC 3339). A number is none, though others read it as seconds, or as milliseconds."""
+A_NUMBER = BeforeValidator(_number)
+"""For an int (of which 3.0 is one) or a float: neither `true` nor `"1"` is a number, though others read both as 1."""
 NAME_SCHEMA = WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN}$"})
 PoolName = Annotated[str, named(lambda pool: check_name(pool, "pool")), NAME_SCHEMA]
 """The name of a pool, which stands in lane names."""

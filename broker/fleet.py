@@ -8,13 +8,21 @@ from functools import partial
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    WithJsonSchema,
+    model_validator,
+)
 from sqlalchemy import Row
 from sqlalchemy.engine import Connection
 
 from broker.audit import record
 from broker.events import worker_event
-from broker.fields import named, unless_reserved
+from broker.fields import A_NUMBER, named, unless_reserved
 from broker.store.store import Store
 from broker.store.tables import workers
 from broker.store.writer import Transaction
@@ -51,7 +59,7 @@ Key = Annotated[bytes, BeforeValidator(_decoded), Field(min_length=32, max_lengt
 Signature = Annotated[bytes, BeforeValidator(_decoded), Field(min_length=64, max_length=64), _base64(64)]
 Line = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Pools = Annotated[list[Line], Field(min_length=1, max_length=100)]
-Percent = Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False), A_NUMBER]
 
 
 def _checked(names: list[str], field: str) -> list[str]:
@@ -86,9 +94,9 @@ class Registration(BaseModel):
     name: Annotated[Line, Field(min_length=1), named(unless_reserved(RESERVED_NAMES))]
     hostname: Line = ""
     ip_address: Annotated[str, Field(max_length=64)] | None = None
-    max_agents: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    cpu_cores: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    memory_total_mb: Annotated[int, Field(ge=0, le=2**40)] | None = None
+    max_agents: Annotated[int, Field(ge=0, le=1_000_000), A_NUMBER] | None = None
+    cpu_cores: Annotated[int, Field(ge=0, le=1_000_000), A_NUMBER] | None = None
+    memory_total_mb: Annotated[int, Field(ge=0, le=2**40), A_NUMBER] | None = None
     os_info: Annotated[str, Field(max_length=1000)] | None = None
     version: Annotated[str, Field(max_length=64)] | None = None
     pools: Pools = Field(default=[DEFAULT_POOL])
@@ -115,7 +123,7 @@ class Verdict(BaseModel):
         json_schema_extra={"examples": [{"is_approved": True, "group": "lab", "pools": ["default"]}]},
     )
 
-    is_approved: bool = True
+    is_approved: StrictBool = True
     group: Line | None = None
     pools: Pools | None = None
     fingerprint: Annotated[str, Field(max_length=40)] | None = None

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 
 from broker.events import task_event
-from broker.fields import PoolName
+from broker.fields import A_NUMBER, PoolName
 from broker.store.tables import tasks, workers
 from broker.store.writer import Transaction
 from protocols import ids
@@ -48,11 +48,11 @@ class StepForm(BaseModel):
     worker: Word | None = None
     priority: Literal["low", "normal", "high", "critical"] | None = None
     delivery: Delivery = Delivery.AT_LEAST_ONCE
-    max_attempts: int | None = Field(default=None, ge=1, le=100)
-    timeout_s: float | None = Field(default=None, gt=0, le=30 * 86400, allow_inf_nan=False)
-    delay_s: float = Field(default=0.0, ge=0, le=366 * 86400, allow_inf_nan=False)
+    max_attempts: Annotated[int, Field(ge=1, le=100), A_NUMBER] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False), A_NUMBER] | None = None
+    delay_s: Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False), A_NUMBER] = 0.0
     title: Annotated[str, Field(max_length=500)] | None = None
-    pass_result: bool = True
+    pass_result: StrictBool = True
     """Whether the result before it is appended to its `args`."""
 
     @field_validator("action")

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from broker.agents import AgentStatus, find_agent
 from broker.events import task_event
-from broker.fields import Moment, PoolName
+from broker.fields import A_NUMBER, Moment, PoolName
 from broker.pipeline import MAX_STEPS, StepForm, pack_plan
 from broker.preferences import PreferenceStore, TaskPreferences
 from broker.store.tables import connections, providers, tasks, workers
@@ -70,12 +70,12 @@ class TaskForm(BaseModel):
     parent_id: Word | None = None
     priority: PriorityName | None = None
     delivery: Delivery | None = None
-    max_attempts: Annotated[int, Field(ge=1, le=100)] | None = None
-    timeout_s: Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)] | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=100), A_NUMBER] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False), A_NUMBER] | None = None
     deadline: Moment | None = None
-    delay_s: float = Field(default=0.0, ge=0, le=366 * 86400, allow_inf_nan=False)
+    delay_s: Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False), A_NUMBER] = 0.0
     concurrency_key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    concurrency_limit: int = Field(default=1, ge=1, le=10_000)
+    concurrency_limit: Annotated[int, Field(ge=1, le=10_000), A_NUMBER] = 1
     title: Title | None = None
     description: Description | None = None
     then: list[StepForm] = Field(default_factory=list, max_length=MAX_STEPS)

@@ -10,7 +10,7 @@ from broker.api.fields import Reference
 from broker.api.strict_json import StrictRoute
 from broker.api.tasks import read_task
 from broker.commands import Order
-from broker.fields import PoolName
+from broker.fields import A_NUMBER, PoolName
 from broker.views import TaskView, View
 from protocols.names import DEFAULT_POOL
 from protocols.states import FINISHED_STATES, TaskState
@@ -34,7 +34,7 @@ class ConnectionTestForm(BaseModel):
         extra="forbid", hide_input_in_errors=True, json_schema_extra={"examples": [{"timeout_s": 10}]}
     )
 
-    timeout_s: Annotated[float, Field(ge=1, le=120, allow_inf_nan=False)] = 30.0
+    timeout_s: Annotated[float, Field(ge=1, le=120, allow_inf_nan=False), A_NUMBER] = 30.0
     pool: PoolName = DEFAULT_POOL
     worker: Reference | None = None
 
@@ -49,9 +49,9 @@ class ExecuteForm(BaseModel):
     )
 
     command: Annotated[str, Field(min_length=1), AfterValidator(_bounded)]
-    timeout_s: Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False), A_NUMBER] | None = None
     """Of the command; without it the setting `tasks.default_timeout_s` holds."""
-    wait_s: Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)] = 60.0
+    wait_s: Annotated[float, Field(ge=0, le=300, allow_inf_nan=False), A_NUMBER] = 60.0
     """How long the answer may take; the command goes on."""
     pool: PoolName = DEFAULT_POOL
     worker: Reference | None = None

@@ -14,6 +14,7 @@ from broker.api.fields import Line, NewName, Reference, change_schema
 from broker.api.paging import Windowed, read_page
 from broker.api.strict_json import StrictRoute
 from broker.control import ControlPlane
+from broker.fields import A_NUMBER
 from broker.resources import CONNECTION, find
 from broker.store.tables import connections, secrets
 from broker.views import Page, Time, View
@@ -37,7 +38,7 @@ class ConnectionChange(BaseModel):
 
     name: NewName = ""
     hostname: Hostname = ""
-    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    port: Annotated[int, Field(ge=1, le=65535), A_NUMBER] = 22
     username: Line = ""
     auth_method: Literal["key", "password"] = "key"
     secret: Reference | None = None

@@ -23,6 +23,7 @@ from broker.api.strict_json import parse
 from broker.api.tasks import require_task
 from broker.control import ControlPlane
 from broker.events import wait_until
+from broker.fields import A_NUMBER
 from broker.keys import Principal
 from broker.store.tables import agents, tasks
 from broker.subscriptions import Subscription, check_event, names_for
@@ -94,7 +95,7 @@ class Subscribe(_Message):
     event: str
     task_id: Reference | None = None
     agent_id: Reference | None = None
-    after: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    after: Annotated[int, Field(ge=0, le=2**63 - 1), A_NUMBER] | None = None
     """Where the first subscription of a connection begins, in place of now: an event's id."""
 
 

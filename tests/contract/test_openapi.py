@@ -151,6 +151,24 @@ def _bounded(schema: dict[str, Any]) -> bool:
     return True
 
 
+def test_every_limit_is_told_in_words_that_others_know(document: dict[str, Any]) -> None:
+    """Where pydantic cannot translate a limit, it puts its own word for it, which no client understands."""
+    own = {"ge", "gt", "le", "lt", "min_length", "max_length", "multiple_of"}
+    wrong(
+        f"{name}: {word}" for name, schema in document["components"]["schemas"].items() for word in own & words(schema)
+    )
+
+
+def words(node: Any) -> set[str]:
+    """Return all keys in a schema but the names of properties."""
+    if isinstance(node, list):
+        return set().union(*map(words, node))
+    if not isinstance(node, dict):
+        return set()
+    inner = [*node.get("properties", {}).values(), *(value for key, value in node.items() if key != "properties")]
+    return set(node).union(*map(words, inner))
+
+
 def test_everything_but_probes_needs_a_key(operations: list[Operation]) -> None:
     """Security is required of each operation that is no probe; both ways to send a key are named."""
     wrong(

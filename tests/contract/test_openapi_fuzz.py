@@ -2,6 +2,10 @@
 
 It tries the examples, the edges of each parameter, random requests and chains of them, as each kind of caller. A
 finding ends with a command that repeats it. The document is fuzzed over HTTP, against a control plane of its own.
+
+Each operation has a thing of its own to work on, so that most requests find what they name. What is no operation of
+the document is tested elsewhere: `/ws` in test_event_socket.py, workers' sessions in test_hostile_frames.py, the two
+streams behind `Accept: text/event-stream` in test_api_conventions.py.
 """
 
 import json
@@ -19,11 +23,16 @@ import pytest
 
 from tests.support.api import Api
 from tests.support.cluster import Cluster
+from tests.support.inventory import Inventory
 from tests.support.processes import FAST, wait_until
 
 REPEATABLE = ("--seed", "1", "--generation-deterministic")
 EXAMPLES = 2
 """Random requests for each operation, beside the edges; the long search has no such limit."""
+CHAINS = 10
+"""Sequences of requests."""
+ALONE = "examples,coverage,fuzzing"
+"""Phases in which no request builds on another."""
 LONG_S = int(os.environ.get("WARREN_FUZZ_S", "1800"))
 ENDLESS = ("followEvents",)
 """Not fuzzed, since an answer that never ends cannot be judged; what they refuse is tested below."""
@@ -73,6 +82,55 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
             yield method.upper(), path, operation
 
 
+def furnished(cluster: Cluster, document: dict[str, Any]) -> str:
+    """Return settings of schemathesis by which each operation has something to work on that exists."""
+    key = cluster.broker.key("admin")
+    with Api(cluster.broker.url, cluster.broker.key("worker")) as machine:
+        inventory = Inventory(cluster.api, machine, lambda path: upload(cluster.broker.url + path, key))
+        tables = [
+            f"[[operations]]\ninclude-operation-id = {json.dumps(operation['operationId'])}\n[operations.parameters]\n"
+            + "".join(f"{name} = {json.dumps(value)}\n" for name, value in known_values(inventory, path).items())
+            for _, path, operation in operations(document)
+            if "{" in path
+        ]
+    return "\n".join(tables)
+
+
+def upload(url: str, key: str) -> httpx2.Response:
+    """Send a file."""
+    return httpx2.post(url, files={"file": ("a.bin", b"bytes")}, headers={"X-API-Key": key}, trust_env=False)
+
+
+def known_values(inventory: Inventory, path: str) -> dict[str, Any]:
+    """Return the parameters with which this path leads to something that exists."""
+    collection = path.removeprefix("/api/v1/").partition("/{")[0]
+    match collection:
+        case "settings":
+            return {"category": "tasks", "key": "default_agent"}
+        case "agents":
+            return {"reference": inventory.agent(), "version": 1}
+        case "files":
+            file_id = inventory.file()
+            signature = inventory.signature(file_id)
+            return {"file_id": file_id, **signature, "expires": int(signature["expires"])}
+        case "tasks":
+            return {"task_id": inventory.dead_task() if path.endswith("/retry") else inventory.task()}
+        case "dead-letter":
+            return {"dead_letter_id": inventory.dead_letter()}
+        case "queues":
+            return {"lane": inventory.queue()}
+        case "security/api-keys":
+            return {"key_id": inventory.key()}
+    makers = {
+        "workers": inventory.worker,
+        "admin/workers": inventory.worker,
+        "providers": inventory.provider,
+        "ssh-connections": inventory.connection,
+        "secrets": inventory.secret,
+    }
+    return {"reference": makers[collection]()}
+
+
 def twins(document: dict[str, Any]) -> Iterator[str]:
     """Yield the names of operations whose handler, form and answer another one has too (see test_openapi.py)."""
     for methods in document["paths"].values():
@@ -86,10 +144,11 @@ def roles(operation: dict[str, Any]) -> set[str]:
     return set(operation.get("x-roles", ()))
 
 
-def fuzz(cluster: Cluster, document: dict[str, Any], key: str | None, *options: str, timeout_s: float = 600.0) -> int:
+def fuzz(cluster: Cluster, key: str | None, *options: str, settings: str = "", timeout_s: float = 600.0) -> int:
     """Run schemathesis with this key and return how much it tried; AssertionError if it found anything."""
     directory = cluster.directory
-    (directory / "openapi.json").write_text(json.dumps(document))
+    (directory / "openapi.json").write_text(json.dumps(document_of(cluster)))
+    (directory / "schemathesis.toml").write_text(settings)
     command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run", "openapi.json"]
     command += ["--url", cluster.broker.url, "--checks", "all", "--exclude-checks", ",".join(UNJUDGED)]
     command += ["--header", f"Authorization: Bearer {key}"] if key else []
@@ -103,8 +162,9 @@ def fuzz(cluster: Cluster, document: dict[str, Any], key: str | None, *options: 
 
 
 def assert_unharmed(cluster: Cluster) -> None:
-    """Assert that nothing crashed, and that the control plane is as healthy as before."""
+    """Assert that nothing crashed, and that the control plane is as healthy as before; its keys are still valid."""
     assert cluster.broker.alive
+    assert cluster.api.call("GET", "/auth/whoami")["role"] == "admin"
     assert "request_crashed" not in cluster.broker.output
     assert httpx2.get(f"{cluster.broker.url}/readyz", trust_env=False).status_code == 200
     wait_until("every task has an owner", lambda: not cluster.ledger.violations())
@@ -118,10 +178,20 @@ def key_for(cluster: Cluster, role: str) -> str:
 
 @pytest.mark.timeout(600)
 def test_an_administrator_finds_no_fault(cluster: Cluster, document: dict[str, Any]) -> None:
-    """No server error, no status, header, media type or body that is not in the document, in any order of requests."""
-    options = ("--max-examples", str(EXAMPLES), *excluded((*ENDLESS, *WAITING, *twins(document))))
-    generated = fuzz(cluster, document, cluster.broker.key("admin"), *REPEATABLE, *options)
+    """No server error, no status, header, media type or body that is not in the document."""
+    chosen = excluded((*ENDLESS, *WAITING, *twins(document)))
+    options = ("--phases", ALONE, "--max-examples", str(EXAMPLES), *chosen)
+    settings = furnished(cluster, document)
+    generated = fuzz(cluster, cluster.broker.key("admin"), *REPEATABLE, *options, settings=settings)
     assert generated > len(list(operations(document))) * 20
+    assert_unharmed(cluster)
+
+
+@pytest.mark.timeout(300)
+def test_nor_do_chains_of_requests(cluster: Cluster) -> None:
+    """The same for requests that work on what others have made, changed and deleted."""
+    options = ("--phases", "stateful", "--max-examples", str(CHAINS), *excluded((*ENDLESS, *WAITING)))
+    assert fuzz(cluster, cluster.broker.key("admin"), *REPEATABLE, *options) > CHAINS
     assert_unharmed(cluster)
 
 
@@ -130,11 +200,13 @@ def test_an_administrator_finds_no_fault(cluster: Cluster, document: dict[str, A
 def test_nobody_else_finds_one(cluster: Cluster, document: dict[str, Any], role: str | None) -> None:
     """The same for a worker (what workers may do), and more shortly for a viewer, and without any key."""
     key = key_for(cluster, role) if role else None
+    settings = ""
     chosen: tuple[str, ...] = ("--phases", "fuzzing", "--max-examples", "1", *excluded(ENDLESS))
     if role == "worker":
         theirs = [operation["operationId"] for *_, operation in operations(document) if role in roles(operation)]
-        chosen = ("--max-examples", str(EXAMPLES), *included(theirs))
-    fuzz(cluster, document, key, *REPEATABLE, *chosen)
+        chosen = ("--phases", ALONE, "--max-examples", str(EXAMPLES), *included(theirs))
+        settings = furnished(cluster, document)
+    fuzz(cluster, key, *REPEATABLE, *chosen, settings=settings)
     assert_unharmed(cluster)
 
 
@@ -144,7 +216,7 @@ def test_what_waits_has_no_fault_either(tmp_path: Path) -> None:
     with Cluster(tmp_path, FAST) as empty:
         empty.broker.start()
         options = ("--max-examples", "20", *included(WAITING))
-        assert fuzz(empty, document_of(empty), empty.broker.key("admin"), *REPEATABLE, *options) > 100
+        assert fuzz(empty, empty.broker.key("admin"), *REPEATABLE, *options) > 100
         assert_unharmed(empty)
 
 
@@ -153,12 +225,15 @@ def test_what_waits_has_no_fault_either(tmp_path: Path) -> None:
 def test_a_long_search_finds_no_fault(
     cluster: Cluster, document: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The administrator's search, from another beginning each time, for WARREN_FUZZ_S seconds."""
+    """The administrator's searches, from another beginning each time, for WARREN_FUZZ_S seconds together."""
     key = cluster.broker.key("admin")
     seed = secrets.randbelow(2**31)
+    half_s = LONG_S // 2
     chosen = excluded((*ENDLESS, *WAITING))
-    options = ("--seed", str(seed), "--max-time", str(LONG_S), "--generation-database", "none", *chosen)
-    generated = fuzz(cluster, document, key, *options, timeout_s=LONG_S + 600)
+    options = ("--seed", str(seed), "--max-time", str(half_s), "--generation-database", "none", *chosen)
+    settings = furnished(cluster, document)
+    generated = fuzz(cluster, key, "--phases", ALONE, *options, settings=settings, timeout_s=half_s + 300)
+    generated += fuzz(cluster, key, "--phases", "stateful", *options, timeout_s=half_s + 300)
     with capsys.disabled():
         sys.stdout.write(f"\nfuzzed the API: {generated:,} test cases in {LONG_S} s, seed {seed}, no fault\n")
     assert_unharmed(cluster)

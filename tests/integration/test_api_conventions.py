@@ -402,3 +402,16 @@ def test_a_number_is_no_time(api: Api, number: str) -> None:
             ("/dead-letter/retry-all", {"dead_before": written}),
         ):
             assert api.request("POST", path, form).status_code == 422
+
+
+@pytest.mark.parametrize("value", [True, False, "1", "", None, []])
+@pytest.mark.parametrize("field", ["concurrency_limit", "delay_s"])
+def test_only_a_number_is_one(api: Api, field: str, value: object) -> None:
+    """Neither true nor a text counts as 1; the answer names the field."""
+    answer = api.request("POST", "/tasks", {"action": "resize", field: value})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
+
+
+def test_a_whole_number_may_have_a_point(api: Api) -> None:
+    """JSON knows one kind of numbers: 3.0 is 3."""
+    assert api.call("POST", "/tasks", {"action": "resize", "max_attempts": 3.0})["max_attempts"] == 3
