@@ -144,6 +144,11 @@ def roles(operation: dict[str, Any]) -> set[str]:
     return set(operation.get("x-roles", ()))
 
 
+def of_workers(document: dict[str, Any]) -> list[str]:
+    """Return the names of the operations that a worker may use."""
+    return [operation["operationId"] for *_, operation in operations(document) if "worker" in roles(operation)]
+
+
 def fuzz(cluster: Cluster, key: str | None, *options: str, settings: str = "", timeout_s: float = 600.0) -> int:
     """Run schemathesis with this key and return how much it tried; AssertionError if it found anything."""
     directory = cluster.directory
@@ -203,8 +208,7 @@ def test_nobody_else_finds_one(cluster: Cluster, document: dict[str, Any], role:
     settings = ""
     chosen: tuple[str, ...] = ("--phases", "fuzzing", "--max-examples", "1", *excluded(ENDLESS))
     if role == "worker":
-        theirs = [operation["operationId"] for *_, operation in operations(document) if role in roles(operation)]
-        chosen = ("--phases", ALONE, "--max-examples", str(EXAMPLES), *included(theirs))
+        chosen = ("--phases", ALONE, "--max-examples", str(EXAMPLES), *included(of_workers(document)))
         settings = furnished(cluster, document)
     fuzz(cluster, key, *REPEATABLE, *chosen, settings=settings)
     assert_unharmed(cluster)
@@ -225,15 +229,20 @@ def test_what_waits_has_no_fault_either(tmp_path: Path) -> None:
 def test_a_long_search_finds_no_fault(
     cluster: Cluster, document: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The administrator's searches, from another beginning each time, for WARREN_FUZZ_S seconds together."""
-    key = cluster.broker.key("admin")
+    """These searches, from another beginning each time, for WARREN_FUZZ_S seconds together."""
     seed = secrets.randbelow(2**31)
-    half_s = LONG_S // 2
-    chosen = excluded((*ENDLESS, *WAITING))
-    options = ("--seed", str(seed), "--max-time", str(half_s), "--generation-database", "none", *chosen)
+    admin, machine = cluster.broker.key("admin"), cluster.broker.key("worker")
+    all_of_them = excluded((*ENDLESS, *WAITING))
     settings = furnished(cluster, document)
-    generated = fuzz(cluster, key, "--phases", ALONE, *options, settings=settings, timeout_s=half_s + 300)
-    generated += fuzz(cluster, key, "--phases", "stateful", *options, timeout_s=half_s + 300)
+    generated = 0
+    for key, phases, chosen, known, share in (
+        (admin, ALONE, all_of_them, settings, 0.5),
+        (admin, "stateful", all_of_them, "", 0.4),
+        (machine, ALONE, included(of_workers(document)), settings, 0.1),
+    ):
+        seconds = max(1, int(LONG_S * share))
+        options = ("--seed", str(seed), "--max-time", str(seconds), "--generation-database", "none", "--phases", phases)
+        generated += fuzz(cluster, key, *options, *chosen, settings=known, timeout_s=seconds + 300)
     with capsys.disabled():
         sys.stdout.write(f"\nfuzzed the API: {generated:,} test cases in {LONG_S} s, seed {seed}, no fault\n")
     assert_unharmed(cluster)
