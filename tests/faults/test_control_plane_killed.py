@@ -16,10 +16,10 @@ from tests.support.supervisor import Supervisor
 COMMIT = "broker.store.writer:Writer._commit"
 POINTS = {
     "submit, before it is taken": "broker.submit:Submitter.submit:before",
-    "submit, before the commit": f"{COMMIT}:before?function _submit",
+    "submit, before the commit": f"{COMMIT}:before?Submitter._submit",
     "submit, committed, not published": "broker.dispatch:Dispatcher._hand_over:before",
     "submit, published": "broker.dispatch:Dispatcher._hand_over:after",
-    "submit, before the answer": f"{COMMIT}:after?function _submit",
+    "submit, before the answer": f"{COMMIT}:after?Submitter._submit",
     "claim, before the commit": f"{COMMIT}:before?Gate._decide",
     "claim, committed": f"{COMMIT}:after?Gate._decide",
     "claim, before the answer": "broker.sessions:Session._send:before?Answers",
