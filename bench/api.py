@@ -1,10 +1,11 @@
-"""The HTTP interface of one control plane on SQLite: requests per second, CPU per request, p95, by number of tasks.
+"""The HTTP interface of one control plane on SQLite: requests per second, CPU per request, latency, by number of tasks.
 
     sh ./dev bench api [TASKS ...]       (default: 1000 100000 1000000)
 
-Eight connections from this program, which shares the machine with the control plane; no worker. The peers, in the same
-run, are the least that a durable HTTP submission can be: the same form through FastAPI without any database, and with
-one SQLite commit for each.
+So many tasks wait, and as many are dead and have a dead letter each. The first figures are of eight connections from
+this program, which shares the machine with the control plane; the last ones of a single connection. No worker. The
+peers, in the same run, are the least that a durable HTTP submission can be: the same form through FastAPI without any
+database, and with one SQLite commit for each.
 """
 
 import argparse
@@ -21,8 +22,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import quote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
@@ -31,8 +34,13 @@ CONNECTIONS = 8
 SECONDS = 4.0
 BULK = 100
 REPOSITORY = Path(__file__).parent.parent
+QUEUES = 20
+ACTIONS = 10
+LANE = "q.t.default.python"
+_DEAD = "SELECT id, action, lane, cause, error_code, finished_at FROM tasks WHERE state = 'dead' ORDER BY id"
 FORM = {"action": "noop", "input": {"path": "/srv/a.png", "width": 640}, "delay_s": 86_400}
 YEAR_MS = 366 * 86_400_000
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,10 @@ class Figures:
     cpu_ms: float
     p50_ms: float
     p95_ms: float
+    alone_p50_ms: float
+    """Without other connections."""
+    alone_p95_ms: float
+    rss_mb: float
 
 
 def main() -> None:
@@ -61,7 +73,10 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", type=int, default=[1_000, 100_000, 1_000_000])
     sizes = parser.parse_args().tasks
     print(f"{CONNECTIONS} connections, {SECONDS:.0f} s each, {len(os.sched_getaffinity(0))} cores for everything\n")
-    print("| tasks | request | per second | CPU of the server, ms | p50, ms | p95, ms |\n|---|---|---|---|---|---|")
+    print(
+        "| tasks | request | per second | CPU of the server, ms | p50, ms | p95, ms | alone: p50 | p95 | memory, MB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     with _peer() as (url, pid):
         floor = _measure(url, pid, "", Load("peer: no database", "POST", lambda: "/bare", _json(FORM)))
         _print("-", "peer: FastAPI, no database", floor)
@@ -81,33 +96,46 @@ def _at(size: int) -> Figures:
         directory = Path(folder)
         with _control_plane(directory) as (url, _, key):
             _post(url + "/api/v1/tasks", key, FORM)
-        _fill(directory / "warren.db", size)
+        now = _fill(directory / "warren.db", size)
         with _control_plane(directory) as (url, pid, key):
-            found = {load.name: _measure(url, pid, key, load) for load in _loads(size)}
-    for name, figures in found.items():
-        _print(f"{size:,}", name, figures)
+            found = {}
+            for load in _loads(size, now):
+                found[load.name] = _measure(url, pid, key, load)
+                _print(f"{size:,}", load.name, found[load.name])
     return found["submit"]
 
 
-def _loads(size: int) -> list[Load]:
+def _loads(size: int, now: int) -> list[Load]:
     numbers = itertools.count()
+    lately = quote(datetime.fromtimestamp(now / 1000 - size / 2, UTC).isoformat())
 
     def get() -> str:
-        return f"/api/v1/tasks/{_id(next(numbers) * 7919 % size)}"
+        return f"/api/v1/tasks/{_id('task', _created(next(numbers) * 7919 % (2 * size), size, now))}"
 
     def at(path: str) -> Callable[[], str]:
         return lambda: f"/api/v1{path}"
 
+    middle = _id("task", _created(size, size, now))
+    looks = {
+        "tasks, newest 50": "/tasks",
+        "tasks, dead": "/tasks?state=dead",
+        "tasks, action and priority": "/tasks?action=noop&priority=high",
+        "tasks, dead of a rare action": "/tasks?state=dead&action=action_7",
+        "tasks, waiting in a queue, lately": f"/tasks?state=scheduled&lane={LANE}&created_after={lately}",
+        "tasks, page in the middle by cursor": f"/tasks?cursor={middle}",
+        "tasks, statistics": "/tasks/stats",
+        "queues": "/queues",
+        "dead letters, newest 50": "/dead-letter",
+        "dead letters, cause and rare action": "/dead-letter?cause=manual&action=action_7",
+        "dead letters, error, queue, lately": f"/dead-letter?error_code=timeout&lane={LANE}&dead_after={lately}",
+        "dead letters, statistics": "/dead-letter/stats",
+        "metrics": "/metrics",
+        "analytics, overview": "/analytics/overview",
+        "analytics, timeline of 30 days": "/analytics/tasks/timeline?days=30",
+    }
     return [
-        Load("get", "GET", get),
-        Load("list, newest 50", "GET", at("/tasks")),
-        Load("list, state=dead", "GET", at("/tasks?state=dead")),
-        Load("list, action and priority", "GET", at("/tasks?action=noop&priority=high")),
-        Load("list, page in the middle by cursor", "GET", at(f"/tasks?cursor={_id(size // 2)}")),
-        Load("stats", "GET", at("/tasks/stats")),
-        Load("queues", "GET", at("/queues")),
-        Load("analytics overview", "GET", at("/analytics/overview")),
-        Load("analytics timeline, 30 days", "GET", at("/analytics/tasks/timeline?days=30")),
+        Load("task", "GET", get),
+        *(Load(name, "GET", at(path)) for name, path in looks.items()),
         Load("submit", "POST", at("/tasks"), _json(FORM)),
         Load(f"submit, bulk of {BULK}", "POST", at("/tasks/bulk"), _json({"tasks": [FORM] * BULK})),
     ]
@@ -115,21 +143,29 @@ def _loads(size: int) -> list[Load]:
 
 def _measure(url: str, pid: int, key: str, load: Load) -> Figures:
     process = psutil.Process(pid)
-    asyncio.run(_run(url, key, load, SECONDS / 4))
+    asyncio.run(_run(url, key, load, SECONDS / 4, CONNECTIONS))
+    alone = asyncio.run(_run(url, key, load, SECONDS / 2, 1))
     before = sum(process.cpu_times()[:2])
-    took = asyncio.run(_run(url, key, load, SECONDS))
+    took = asyncio.run(_run(url, key, load, SECONDS, CONNECTIONS))
     spent = sum(process.cpu_times()[:2]) - before
     return Figures(
         per_second=len(took) / SECONDS,
         cpu_ms=spent / len(took) * 1000,
         p50_ms=statistics.median(took) * 1000,
-        p95_ms=statistics.quantiles(took, n=20)[18] * 1000 if len(took) > 1 else took[0] * 1000,
+        p95_ms=_p95(took) * 1000,
+        alone_p50_ms=statistics.median(alone) * 1000,
+        alone_p95_ms=_p95(alone) * 1000,
+        rss_mb=process.memory_info().rss / 1e6,
     )
 
 
-async def _run(url: str, key: str, load: Load, seconds: float) -> list[float]:
+def _p95(took: list[float]) -> float:
+    return statistics.quantiles(took, n=20)[18] if len(took) > 1 else took[0]
+
+
+async def _run(url: str, key: str, load: Load, seconds: float, connections: int) -> list[float]:
     until = time.monotonic() + seconds
-    found = await asyncio.gather(*(_connection(url, key, load, until) for _ in range(CONNECTIONS)))
+    found = await asyncio.gather(*(_connection(url, key, load, until) for _ in range(connections)))
     return [one for many in found for one in many]
 
 
@@ -155,46 +191,72 @@ async def _connection(url: str, key: str, load: Load, until: float) -> list[floa
     return took
 
 
-def _id(number: int) -> str:
-    return f"task_{number + 1:032x}"
+def _created(number: int, size: int, now: int) -> int:
+    """Return when the task with this number was created, of twice `size`: one each half a second until now."""
+    return now - (2 * size - number) * 500
 
 
-def _fill(database: Path, size: int) -> None:
-    """Copy the one task until there are `size`: seven in ten succeeded, the others dead, cancelled and waiting."""
+def _id(prefix: str, milliseconds: int) -> str:
+    """Return the id of what was made then; nothing else was in that millisecond."""
+    return f"{prefix}_{milliseconds << 80:032x}"
+
+
+def _fill(database: Path, size: int) -> int:
+    """Make `size` tasks that wait, and as many dead ones with their letters; return the last one's time."""
     connection = sqlite3.connect(database)
-    row = connection.execute("SELECT * FROM tasks").fetchone()
-    columns = [column[1] for column in connection.execute("PRAGMA table_info(tasks)")]
-    template = dict(zip(columns, row, strict=True))
-    connection.execute("DELETE FROM tasks")
-    connection.execute("DELETE FROM events")
-    now = template["created_at"]
-    states = ["succeeded"] * 7 + ["dead", "cancelled", "scheduled"]
-
-    def rows() -> Iterator[tuple[object, ...]]:
-        for number in range(size):
-            state = states[number % 10]
-            created = now - (size - number) * 1000
-            finished = None if state == "scheduled" else created + 500
-            yield tuple(
-                {
-                    **template,
-                    "id": _id(number),
-                    "state": state,
-                    "priority": number // 10 % 4,
-                    "created_at": created,
-                    "due_at": now + YEAR_MS,
-                    "started_at": finished and created + 100,
-                    "finished_at": finished,
-                    "error_code": "exception" if state == "dead" else None,
-                    "cause": "max_attempts" if state == "dead" else None,
-                }.values()
-            )
-
-    marks = ", ".join("?" * len(columns))
-    connection.executemany(f"INSERT INTO tasks VALUES ({marks})", rows())
+    connection.execute("PRAGMA cache_size = -1000000")
+    (task,) = _rows(connection, "SELECT * FROM tasks")
+    now = task["created_at"]
+    for table in ("tasks", "events"):
+        connection.execute(f"DELETE FROM {table}")
+    rows = (_task(task, number, _created(number, size, now), now) for number in range(2 * size))
+    _insert(connection, "tasks", rows)
+    _insert(connection, "dead_letters", (_letter(row) for row in _rows(connection, _DEAD)))
     connection.commit()
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
+    return int(now)
+
+
+def _task(template: Row, number: int, created: int, now: int) -> Row:
+    """Return a task, every second one dead, half of them in one queue with one action; a tenth waits for later."""
+    kind = number // 2
+    dead = {
+        "state": "dead",
+        "started_at": created + 100,
+        "finished_at": created + 400,
+        "error_code": ("exception", "timeout", "exit_status")[kind % 3],
+        "cause": ("max_attempts", "manual")[kind // 20 % 2],
+    }
+    return {
+        **template,
+        "id": _id("task", created),
+        "action": "noop" if kind % 2 else f"action_{kind // 2 % ACTIONS}",
+        "lane": LANE if kind % 2 else f"q.t.pool-{kind // 2 % QUEUES}.python",
+        "priority": kind // 8 % 4,
+        "created_at": created,
+        "due_at": now + YEAR_MS if kind % 10 == 0 else created,
+        **(dead if number % 2 else {}),
+    }
+
+
+def _letter(task: Row) -> Row:
+    copied = ("action", "lane", "cause", "error_code")
+    more = {"id": _id("dead", task["finished_at"]), "task_id": task["id"], "dead_at": task["finished_at"]}
+    return {**{name: task[name] for name in copied}, **more, "attempts": 1, "tries": 1}
+
+
+def _rows(connection: sqlite3.Connection, query: str) -> Iterator[Row]:
+    cursor = connection.execute(query)
+    names = [column[0] for column in cursor.description]
+    return (dict(zip(names, row, strict=True)) for row in cursor)
+
+
+def _insert(connection: sqlite3.Connection, table: str, rows: Iterator[Row]) -> None:
+    first = next(rows)
+    marks = ", ".join(f":{name}" for name in first)
+    statement = f"INSERT INTO {table} ({', '.join(first)}) VALUES ({marks})"
+    connection.executemany(statement, itertools.chain([first], rows))
 
 
 @contextmanager
@@ -259,8 +321,9 @@ def _json(value: object) -> bytes:
 
 
 def _print(tasks: str, name: str, found: Figures) -> None:
-    rate = f"{found.per_second:,.0f} | {found.cpu_ms:.2f}"
-    print(f"| {tasks} | {name} | {rate} | {found.p50_ms:.1f} | {found.p95_ms:.1f} |", flush=True)
+    together = f"{found.per_second:,.0f} | {found.cpu_ms:.2f} | {found.p50_ms:.1f} | {found.p95_ms:.1f}"
+    alone = f"{found.alone_p50_ms:.1f} | {found.alone_p95_ms:.1f} | {found.rss_mb:.0f} MB"
+    print(f"| {tasks} | {name} | {together} | {alone} |", flush=True)
 
 
 if __name__ == "__main__":
