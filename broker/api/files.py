@@ -44,6 +44,7 @@ _BYTES: dict[int | str, dict[str, Any]] = {
     206: {"description": "The part of the file that `Range` names.", "content": {"*/*": {}}},
     416: {"description": "The file ends before that part begins.", "model": Refusal},
 }
+TaskReference = Annotated[str | None, Query(min_length=1, max_length=80, description="The task that it belongs to.")]
 
 
 def _is_signed(connection: HTTPConnection) -> bool:
@@ -51,7 +52,6 @@ def _is_signed(connection: HTTPConnection) -> bool:
     return "signature" in connection.query_params
 
 
-TaskReference = Annotated[str | None, Query(min_length=1, max_length=80, description="The task that it belongs to.")]
 Reader = Annotated[Principal | None, Depends(Require(Role.VIEWER, unless=_is_signed))]
 
 
